@@ -1,0 +1,90 @@
+"""Every field of a run, report-exact: each other config imports this one and overrides a few lines."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The report's setting: full dimensions, 100 epochs, batch 10, clips of 16 frames, beta 1."""
+    config = ConfigDict()
+    config.name = "default"  # names the folder under runs/ when no --workdir is given
+    config.seed = 0  # every random number of the run is a function of this
+    config.num_epochs = 100
+    config.batch_size = 10  # clips in the global batch, over all devices
+    config.clip_length = 16  # frames per training clip, the given first frame included
+
+    config.data = ConfigDict()
+    config.data.name = "real_clips"  # real_clips or frame_folder
+    config.data.dir = placeholder(str)  # frame_folder: the folder with train/ and val/
+    config.data.cache = placeholder(str)  # prepared data; None = data/ of this clone
+    config.data.frame_size = placeholder(tuple)  # (H, W); None = (64, 32) real_clips, (32, 64) frame_folder
+    config.data.stride = placeholder(int)  # frames between clip starts; None = clip_length (no overlap)
+    config.data.shuffle = True  # order of the clips as a pure function of (seed, epoch)
+
+    config.model = ConfigDict()
+    config.model.frame_features = 128  # F
+    config.model.label_features = 32  # L
+    config.model.latent_channels = 12  # N: z is H x W x N
+    config.model.decoder_features = 192  # D
+    config.model.output = "rgb"  # rgb (report), or composite: the generator masks in the first frame
+    config.model.formulation = "auto"  # of the convolutions: auto (by backend), plain or cpu
+
+    config.loss = ConfigDict()
+    config.loss.reconstruction = "mse"  # mse, or l1_mse: mean absolute + mean squared error
+    config.loss.clamp = True  # score the frame after the clamp to [0, 1]
+    config.loss.divide_recon_by_batch = True  # once more than the mean over clips (report)
+    config.loss.kl = "sum"  # over latent elements (report), or per_element: their mean
+    config.loss.logvar_clip = 10.0  # bound of the KL's log-variance in training; 0 = none
+
+    config.rollout = ConfigDict()
+    config.rollout.cut_feedback = True  # no gradient through the fed-back frame
+    config.rollout.cut_previous_features = True  # no gradient into the previous frame's features
+    config.rollout.fold_time = placeholder(bool)  # fold teacher-forced clips into the batch; None = on accelerators
+    config.rollout.time_chunk = 5  # steps folded at once, at most
+
+    config.beta = ConfigDict()
+    config.beta.kind = "none"  # none, monotonic, cyclical (report), fu_cyclical (Fu et al., 2019)
+    config.beta.cycle_length = 10.0  # epochs per cycle (monotonic, cyclical)
+    config.beta.ratio = 0.5  # part of a cycle that ramps, in (0, 1]
+    config.beta.num_cycles = 4  # cycles over the whole run (fu_cyclical)
+    config.beta.unit = "iteration"  # what fu_cyclical counts: iteration or epoch
+    config.beta.ramp = "linear"  # of fu_cyclical: linear, sigmoid or cosine
+    config.beta.scale = 1.0  # beta at the top of the ramp
+    config.beta.floor = 0.0  # beta is never below this
+
+    config.teacher_forcing = ConfigDict()
+    config.teacher_forcing.kind = "exponential"  # constant, exponential or linear
+    config.teacher_forcing.initial = 0.95  # probability of feeding true frames at first
+    config.teacher_forcing.decay = 0.95  # exponential: factor per epoch
+    config.teacher_forcing.step = 0.05  # linear: loss per epoch
+    config.teacher_forcing.start = 10.0  # epoch at which the decay begins
+    config.teacher_forcing.draw = "epoch"  # one draw per epoch, batch, step or example_step
+
+    config.learning_rate = ConfigDict()
+    config.learning_rate.peak = 1e-4
+    config.learning_rate.end = 1e-6  # value the cosine runs towards
+    config.learning_rate.per = "epoch"  # the cosine moves every epoch (report) or every step
+    config.learning_rate.warmup_epochs = 0  # linear warm-up
+
+    config.optimizer = ConfigDict()
+    config.optimizer.b1 = 0.9  # Adam
+    config.optimizer.b2 = 0.999
+    config.optimizer.eps = 1e-8
+    config.optimizer.clip_norm = 1.0  # global norm of the gradient; 0 = no clipping
+    config.optimizer.ema_decay = 0.0  # of the averaged parameters that evaluation uses; 0 = none
+
+    config.eval = ConfigDict()
+    config.eval.every = 1  # epochs between validations; the last epoch always validates
+    config.eval.samples = 3  # prior samples per clip in evaluate.py (validation in training draws one)
+    config.eval.batch_size = 8  # clips rolled out at once
+    config.eval.seed = 0  # of the prior samples and of the bootstrap
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.keep = 2  # newest checkpoints kept
+    config.checkpoint.save_every = 10  # epochs between checkpoints that are kept for ever; 0 = none
+    config.checkpoint.minutes = 10.0  # at most this long between checkpoints within an epoch; 0 = never
+
+    config.log = ConfigDict()
+    config.log.images = True  # write film strips of the validation to TensorBoard
+    config.wandb = False  # also log to Weights & Biases (pip install wandb)
+    return config

@@ -1,0 +1,13 @@
+"""The report's run with beta schedule 'monotonic', report-exact.
+
+    python train.py --config=configs/monotonic.py --config.data.name=frame_folder --config.data.dir=D
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.name = "monotonic"
+    config.beta.kind = "monotonic"
+    return config

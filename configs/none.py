@@ -1,0 +1,13 @@
+"""The report's run with beta schedule 'none', report-exact.
+
+    python train.py --config=configs/none.py --config.data.name=frame_folder --config.data.dir=D
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.name = "none"
+    config.beta.kind = "none"
+    return config

@@ -1,0 +1,48 @@
+"""What the doors share: flags parsed and mistakes told in one sentence, with exit status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from cvae_jax.errors import NonFiniteError, UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2."""
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+        fail(f"{_first_line(error)} (see the fields and their types in configs/default.py)")
+    if len(rest) > 1:
+        fail(f"{rest[1]!r} is not a flag; write --config.field=value and --workdir=folder.")
+    return rest
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    try:
+        main()
+    except UserError as error:
+        fail(str(error))
+    except NonFiniteError as error:
+        fail(str(error), status=1)
+    except KeyboardInterrupt:
+        fail("Interrupted; run the same command again to go on.", status=130)
+
+
+def fail(sentence: str, status: int = 2) -> None:
+    """Print a sentence on standard error and exit."""
+    print(f"\nerror: {sentence}" if sys.stderr.isatty() else f"error: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (text.splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,173 @@
+"""From a config to the objects of a run, and the config's life on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from cvae_jax.errors import UserError
+from cvae_jax.losses import Objective
+from cvae_jax.models.cvae import OUTPUTS, CVAE
+from cvae_jax.models.ops import FORMULATIONS
+from cvae_jax.parallel import AXIS
+from cvae_jax.rollout import Feedback
+from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing
+from cvae_jax.train_state import Optimizer
+
+FILE = "config.json"
+LEAST_DIMENSIONS = {
+    "frame_features": 8,
+    "label_features": 2,
+    "latent_channels": 4,
+    "decoder_features": 8,
+}
+# Fields that do not change what is trained: a resumed run may differ in them.
+FREE_ON_RESUME = ("name", "data.cache", "data.dir", "eval.", "checkpoint.", "log.", "wandb")
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """What a config describes, checked: one object per section."""
+
+    model: CVAE
+    objective: Objective
+    feedback: Feedback
+    beta: BetaSchedule
+    forcing: TeacherForcing
+    learning_rate: LearningRate
+    optimizer: Optimizer
+
+    @classmethod
+    def build(cls, config: ConfigDict) -> Components:
+        """Unpack and check a config; raises UserError with one sentence naming the field."""
+        _check_run(config)
+        rollout = dict(config.rollout)
+        if rollout["fold_time"] is None:
+            rollout["fold_time"] = jax.default_backend() != "cpu"
+        parts = cls(
+            model=_model(config.model),
+            objective=Objective(**config.loss),
+            feedback=Feedback(**rollout),
+            beta=BetaSchedule(**config.beta),
+            forcing=TeacherForcing(**config.teacher_forcing),
+            learning_rate=LearningRate(**config.learning_rate),
+            optimizer=Optimizer(**config.optimizer),
+        )
+        place = dict(epoch=0, step=0, num_epochs=config.num_epochs)
+        parts.learning_rate.value(**place, steps_per_epoch=1)
+        if config.beta.unit == "epoch":
+            parts.beta.value(**place, steps_per_epoch=1)
+        return parts
+
+
+def _model(section: ConfigDict) -> CVAE:
+    for field, least in LEAST_DIMENSIONS.items():
+        if section[field] < least:
+            raise UserError(
+                f"config.model.{field} is {section[field]}; give at least {least}, "
+                "the model divides it into whole parts."
+            )
+    for field, known in (("output", OUTPUTS), ("formulation", FORMULATIONS)):
+        if section[field] not in known:
+            raise UserError(
+                f"config.model.{field} is {section[field]!r}; choose one of {', '.join(known)}."
+            )
+    return CVAE(**section, axis_name=AXIS)
+
+
+def _check_run(config: ConfigDict) -> None:
+    least = {
+        "num_epochs": 1,
+        "batch_size": 1,
+        "clip_length": 2,
+        "seed": 0,
+        "data.stride": 1,
+        "eval.every": 1,
+        "eval.samples": 1,
+        "eval.batch_size": 1,
+        "eval.seed": 0,
+        "checkpoint.keep": 1,
+        "checkpoint.save_every": 0,
+        "checkpoint.minutes": 0,
+    }
+    values = flatten(config.to_dict())
+    for field, smallest in least.items():
+        value = values[field]
+        if value is not None and not value >= smallest:
+            raise UserError(f"config.{field} is {value!r}; give at least {smallest}.")
+    size = config.data.frame_size
+    if size is not None and (
+        len(size) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 11 for n in size)
+    ):
+        raise UserError(
+            f"config.data.frame_size is {size!r}; give (height, width) in pixels, "
+            "each at least 11 (the window of SSIM)."
+        )
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Return {'a.b': value} of nested dicts."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def save(config: ConfigDict, workdir: Path) -> None:
+    """Write W/config.json atomically."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / f".{FILE}.tmp"
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    os.replace(temporary, workdir / FILE)
+
+
+def load(workdir: Path, template: ConfigDict) -> ConfigDict:
+    """Read W/config.json into a copy of `template` (the defaults), which gives the fields their types."""
+    path = workdir / FILE
+    if not path.is_file():
+        raise UserError(
+            f"There is no run in {workdir} ({FILE} is missing); "
+            "give the --workdir of a run that train.py has started."
+        )
+    try:
+        stored = json.loads(path.read_text())
+        config = ConfigDict(template)
+        config.update(_tuples(stored))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as a config of this version: {error}") from None
+    unknown = sorted(flatten(stored).keys() - flatten(template.to_dict()).keys())
+    if unknown:
+        raise UserError(f"{path} has fields this version does not know: {', '.join(unknown)}.")
+    return config
+
+
+def refuse_other_training(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:
+    """Raise UserError naming the fields in which a resumed run would train something else."""
+    new, old = flatten(config.to_dict()), flatten(stored.to_dict())
+    changed = [
+        f"config.{field} is {new[field]!r} but was {old[field]!r}"
+        for field in sorted(old)
+        if new[field] != old[field]
+        and not field.startswith(FREE_ON_RESUME)
+        and not (field == "num_epochs" and new[field] > old[field])
+    ]
+    if changed:
+        raise UserError(
+            f"The run in {workdir} was started with another config: {'; '.join(changed)}. "
+            "Give the same values to go on with it, or another --workdir to start anew."
+        )
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""From files to batches: TFDS builders, recordings in memory, clips, pose labels."""

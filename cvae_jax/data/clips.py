@@ -1,0 +1,49 @@
+"""Recordings: uninterrupted stretches of video with their label images, held in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """An uninterrupted stretch of one scene's video and its labels.
+
+    scene: what the camera looks at; recordings of one scene share background and person.
+    name: names this stretch, unique within its split.
+    start: index of its first frame in the source clip.
+    frames, labels: uint8 (T, H, W, 3), frame t and the label image that belongs to it.
+    """
+
+    scene: str
+    name: str
+    start: int
+    frames: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        for field in ("frames", "labels"):
+            array = getattr(self, field)
+            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+                raise ValueError(
+                    f"{field} must be uint8 (T, H, W, 3), got {array.dtype} {array.shape}"
+                )
+        if self.frames.shape != self.labels.shape:
+            raise ValueError(
+                f"frames {self.frames.shape} and labels {self.labels.shape} differ in shape"
+            )
+
+
+def windows(lengths: list[int], clip_length: int, stride: int) -> np.ndarray:
+    """Return int (n, 2): (recording, first frame) of every clip that fits, `stride` frames apart.
+
+    A clip never straddles two recordings; frames that do not fill a clip at the end are left out.
+    """
+    starts = [
+        (recording, start)
+        for recording, length in enumerate(lengths)
+        for start in range(0, length - clip_length + 1, stride)
+    ]
+    return np.array(starts, dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,148 @@
+"""Building blocks of the reference model: convolution layers, residual block, DCB, BatchNorm.
+
+Feature maps keep the frame's resolution everywhere (no stride). Initialisation is PyTorch's
+default: weights and biases uniform in +-1/sqrt(fan_in) (He et al., 2015, with a = sqrt(5)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from cvae_jax.models import ops
+
+
+def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
+    """Return an initialiser: uniform in +-1/sqrt(fan_in), PyTorch's default for convolutions."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def leaky_relu(x: Array, slope: float) -> Array:
+    """Leaky ReLU with PyTorch's gradient at zero (the slope)."""
+    return jnp.where(x > 0, x, slope * x)
+
+
+class Convolution(nn.Module):
+    """A convolution with bias: `kind` is 'dense' (1x1), 'conv3x3', 'depthwise3x3' or 'conv7x7_valid'."""
+
+    kind: str
+    features: int
+    formulation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
+        channels = x.shape[-1]
+        size = {"dense": 1, "conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}[self.kind]
+        inputs = 1 if self.kind == "depthwise3x3" else channels
+        init = uniform_fan_in(size * size * inputs)
+        kernel = self.param("kernel", init, (size, size, inputs, self.features))
+        bias = self.param("bias", init, (self.features,))
+        if self.kind == "conv7x7_valid":
+            return ops.conv_valid(x, kernel, bias)
+        apply = {
+            "dense": ops.dense,
+            "conv3x3": ops.conv3x3,
+            "depthwise3x3": ops.depthwise3x3,
+        }[self.kind]
+        return apply(x, kernel, bias, self.formulation)
+
+
+class ResidualBlock(nn.Module):
+    """RB(i, o): two 3x3 convolutions with leaky ReLU (0.01) plus a skip (1x1 where i != o)."""
+
+    features: int
+    formulation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w o"]:
+        y = Convolution("conv3x3", self.features, self.formulation, name="conv1")(x)
+        y = Convolution("conv3x3", self.features, self.formulation, name="conv2")(
+            leaky_relu(y, 0.01)
+        )
+        y = leaky_relu(y, 0.01)
+        if x.shape[-1] != self.features:
+            x = Convolution("dense", self.features, self.formulation, name="skip")(x)
+        return y + x
+
+
+class DepthConvBlock(nn.Module):
+    """DCB(i, o): a depthwise-separable residual convolution, then a gated feed-forward residual."""
+
+    features: int
+    formulation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w o"]:
+        inputs, features = x.shape[-1], self.features
+
+        def dense(width: int, name: str) -> Convolution:
+            return Convolution("dense", width, self.formulation, name=name)
+
+        y = leaky_relu(dense(inputs, "conv1")(x), 0.01)
+        y = Convolution("depthwise3x3", inputs, self.formulation, name="depth_conv")(y)
+        y = dense(features, "conv2")(y)
+        x = y + (dense(features, "skip")(x) if inputs != features else x)
+        a, b = jnp.split(dense(4 * features, "ffn_in")(x), 2, axis=-1)
+        return x + dense(features, "ffn_out")(a * leaky_relu(b, 0.1))
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm whose statistics are per time step, over real clips only and over all devices.
+
+    Input is (g, b, h, w, c): g time steps of b clips. In training each step is normalised with the
+    statistics of its own (b, h, w) where `mask` is 1, summed over `axis_name`; the running values are
+    then updated step after step, in order: running <- 0.9 running + 0.1 batch, with the unbiased
+    variance n/(n-1) of the global n (PyTorch's rule; Flax's own uses the biased one).
+    """
+
+    axis_name: str | None
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "g b h w c"], mask: Float[Array, " b"], train: bool
+    ) -> Float[Array, "g b h w c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+
+        def broadcast(stat: Array) -> Array:
+            return stat.reshape((-1, 1, 1, 1, channels))
+
+        if train:
+            weight = mask[None, :, None, None, None]
+            n = self._total(jnp.sum(mask)) * (x.shape[2] * x.shape[3])
+            mean = self._total(jnp.sum(x * weight, axis=(1, 2, 3))) / n
+            centred = x - broadcast(mean)
+            var = self._total(jnp.sum(centred**2 * weight, axis=(1, 2, 3))) / n
+            if not self.is_initializing():
+                unbiased = var * (n / jnp.maximum(n - 1, 1))
+                running_mean.value = self._update(running_mean.value, mean)
+                running_var.value = self._update(running_var.value, unbiased)
+        else:
+            mean, var = running_mean.value, running_var.value
+            centred = x - broadcast(mean)
+        normalised = centred * broadcast(lax.rsqrt(var + self.epsilon))
+        return normalised * broadcast(scale) + broadcast(bias)
+
+    def _total(self, x: Array) -> Array:
+        return x if self.axis_name is None else lax.psum(x, self.axis_name)
+
+    def _update(self, running: Array, steps: Float[Array, "g c"]) -> Array:
+        for g in range(steps.shape[0]):
+            running = (1 - self.momentum) * running + self.momentum * steps[g]
+        return lax.stop_gradient(running)

@@ -1,0 +1,90 @@
+"""Results as Markdown."""
+
+import math
+from collections.abc import Sequence
+
+_MISSING = "-"
+_MARK = "†"
+_FOOTNOTE = f"{_MARK} sees the frame it predicts, or the true frame before it: not a prediction."
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Returns a Markdown table with padded cells.
+
+    The first column is aligned to the left, the others to the right. Cells are shown by `str`; a
+    vertical bar in one is escaped.
+    Raises ValueError for a row that is not as long as the header.
+    """
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"the row {list(row)} does not fit the header {list(header)}.")
+    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(cell) for cell in column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+
+    def join(cells: list[str]) -> str:
+        padded = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    return "\n".join([join(lines[0]), join(rule), *(join(line) for line in lines[1:])])
+
+
+def results_table(results: dict) -> str:
+    """Returns the contents of eval/results.json as Markdown.
+
+    First the protocol, which no number goes without; then the rows without a scene, in their
+    order; then a table for each scene. PSNR is in dB, to two digits, SSIM to three. Rows that see
+    their target carry a mark and a footnote.
+    Raises KeyError for a row that lacks name, psnr, psnr_ci95, ssim or sees_target.
+    """
+    rows = results["rows"]
+    scenes = list(dict.fromkeys(row["scene"] for row in rows if row.get("scene") is not None))
+    groups = [("Mean over scenes" if scenes else "Results", None)]
+    groups += [(f"Scene {scene}", scene) for scene in scenes]
+    parts = ["### Protocol", _protocol_card(results["protocol"])]
+    for title, scene in groups:
+        chosen = [_cells(row) for row in rows if row.get("scene") == scene]
+        if chosen:
+            header = ("", "PSNR (dB)", "95 % interval", "SSIM")
+            parts += [f"### {title}", markdown_table(header, chosen)]
+    if any(row["sees_target"] for row in rows):
+        parts.append(_FOOTNOTE)
+    return "\n\n".join(parts) + "\n"
+
+
+def _protocol_card(protocol: dict) -> str:
+    return "\n".join(f"- {key}: {_plain(value)}" for key, value in protocol.items())
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _MISSING if value is None else str(value)
+
+
+def _cells(row: dict) -> list[str]:
+    name = row["name"]
+    if name == "prior_best_of_N":
+        name = f"prior_best_of_{row['n']}"
+    interval = row["psnr_ci95"]
+    if interval is not None:
+        interval = f"[{_number(interval[0], 2)}, {_number(interval[1], 2)}]"
+    return [
+        f"{name} {_MARK}" if row["sees_target"] else name,
+        _number(row["psnr"], 2),
+        interval or _MISSING,
+        _number(row["ssim"], 3),
+    ]
+
+
+def _number(value: int | float | None, digits: int) -> str:
+    if value is None or not math.isfinite(value):
+        return _MISSING
+    return f"{value:.{digits}f}"

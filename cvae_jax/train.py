@@ -1,0 +1,310 @@
+"""The training run: epochs of compiled steps, validation, log, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cvae_jax import config as config_files
+from cvae_jax.checkpoint import Checkpoints, Progress, checkpoint_metrics
+from cvae_jax.config import Components
+from cvae_jax.data import datasets
+from cvae_jax.data.loader import TrainLoader, pad_to_devices
+from cvae_jax.errors import NonFiniteError
+from cvae_jax.models.cvae import init_variables
+from cvae_jax.parallel import Devices, total
+from cvae_jax.progress import Announcement, epoch_bar
+from cvae_jax.rollout import Clips, address, clip_gradients, clip_noise
+from cvae_jax.train_state import TrainState
+from cvae_jax.validation import Validator, summary
+from cvae_jax.writers import Writers
+
+METRICS_FILE = "metrics.jsonl"
+TRAINING_STREAM = jnp.uint32(0)
+DEFAULT_CACHE = Path(__file__).parent.parent / "data"
+
+
+def make_train_step(parts: Components) -> Callable:
+    """Return the device function (state, batch, controls) -> (state, metrics).
+
+    batch: frames and labels uint8 (b, T, H, W, 3), mask float32 (b,), index int32 (b,), and for decisions
+    per example forced bool (b, T-1). controls: seed uint32, beta and learning_rate float32, and otherwise
+    forced bool (T-1,). metrics: loss, recon, kl, grad_norm, and finite. Where loss or gradients are not
+    finite the state comes back as it was.
+    """
+
+    def train_step(state: TrainState, batch: dict, controls: dict) -> tuple[TrainState, dict]:
+        clips = Clips(batch["frames"], batch["labels"], batch["mask"])
+        keys = address(
+            controls["seed"], TRAINING_STREAM, state.step.astype(jnp.uint32), batch["index"]
+        )
+        noise = clip_noise(keys, (*clips.frames.shape[2:4], parts.model.latent_channels))
+        forced = batch["forced"].T if "forced" in batch else controls["forced"]
+        gradients, metrics, batch_stats = clip_gradients(
+            parts.model, parts.objective, parts.feedback, state.variables, clips, noise, forced,
+            controls["beta"], total(jnp.sum(clips.mask)),
+        )  # fmt: skip
+        gradients, metrics = total((gradients, metrics))
+        squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)]
+        metrics["grad_norm"] = jnp.sqrt(jnp.sum(jnp.stack(squares)))
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        updated = state.update(parts.optimizer, gradients, batch_stats, controls["learning_rate"])
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        return state, metrics | {"finite": finite}
+
+    return train_step
+
+
+def load_data(config: ConfigDict) -> dict[str, list[datasets.Recording]]:
+    """Return the config's {'train', 'validation'} recordings, preparing them on first use."""
+    return datasets.load(
+        config.data.name,
+        data_dir=config.data.dir,
+        cache_dir=str(config.data.cache or DEFAULT_CACHE),
+        frame_size=config.data.frame_size,
+    )
+
+
+def train(
+    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+) -> TrainState:
+    """Train as the config says, writing to `workdir`, or go on with the run that is there.
+
+    Returns the final state. Raises UserError before anything expensive for what the user can mend, and
+    NonFiniteError when a loss or gradient is not finite; the checkpoints stay as they were.
+    """
+    return Run(config, workdir, devices).finish()
+
+
+class Run:
+    """One training run in its workdir."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+    ):
+        self.config, self.workdir = config, workdir
+        self.parts = Components.build(config)
+        if (workdir / config_files.FILE).exists():
+            stored = config_files.load(workdir, config)
+            config_files.refuse_other_training(config, stored, workdir)
+        data = load_data(config)
+        self.validation = data["validation"]
+        self.loader = TrainLoader(
+            data["train"],
+            clip_length=config.clip_length,
+            stride=config.data.stride or config.clip_length,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            shuffle=config.data.shuffle,
+        )
+        self.frame_size = data["train"][0].frames.shape[1:3]
+        self.devices = Devices(devices)
+        self.train_step = self.devices.map_reduced(make_train_step(self.parts))
+        self.validator = Validator(
+            self.parts, self.devices, config.eval.batch_size, with_ssim=False
+        )
+        self._schedule_values(0, 0)  # refuses schedules that do not fit the run's length
+        config_files.save(config, workdir)
+        self.checkpoints = Checkpoints(
+            workdir,
+            keep=config.checkpoint.keep,
+            period=config.checkpoint.save_every * self.loader.num_batches,
+        )
+        self.writers = Writers(config, workdir)
+
+    def finish(self) -> TrainState:
+        """Run every epoch that is not done yet."""
+        state, progress = self._start()
+        try:
+            for epoch in range(progress.epoch, self.config.num_epochs):
+                state = self._epoch(state, epoch, progress)
+                progress = Progress(epoch + 1)
+        finally:
+            self.writers.close()
+            self.checkpoints.close()
+        return state
+
+    def _start(self) -> tuple[TrainState, Progress]:
+        variables = init_variables(self.parts.model, self.config.seed, self.frame_size)
+        state = TrainState.create(variables, self.parts.optimizer)
+        progress = Progress()
+        if self.checkpoints.steps:
+            state, progress = self.checkpoints.restore(state, self.checkpoints.find("last"))
+            print(f"Going on from epoch {progress.epoch}, batch {progress.batch}.", flush=True)
+        keep_rows(self.workdir / METRICS_FILE, progress.epoch)
+        return state, progress
+
+    def _epoch(self, state: TrainState, epoch: int, progress: Progress) -> TrainState:
+        started = time.monotonic()
+        sums = dict(progress.sums)
+        bar = epoch_bar(epoch, self.config.num_epochs, self.loader.num_batches, progress.batch)
+        pending: tuple[int, dict] | None = None
+        controls: dict[str, float] = {}
+        last_save = started
+
+        def collect() -> None:
+            """Fetch the metrics of the step before the last: the device is never waited for idly."""
+            nonlocal pending
+            if pending is None:
+                return
+            values = {name: float(value) for name, value in jax.device_get(pending[1]).items()}
+            refuse_non_finite(values, pending[0], epoch, self.checkpoints)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            bar.set_postfix(loss=f"{values['loss']:.4g}", beta=f"{controls['beta']:.3g}",
+                            ratio=f"{controls['ratio']:.2f}", refresh=False)  # fmt: skip
+            pending = None
+
+        with bar, Announcement(bar, "compiling the training step") as compiling:
+            for number, batch, traced, controls in self._steps(epoch, progress.batch):
+                state, metrics = self.train_step(state, batch, traced)
+                if compiling.on:
+                    jax.block_until_ready(metrics["loss"])
+                    compiling.stop()
+                collect()
+                pending = (number, metrics)
+                for name in ("beta", "forced_share"):
+                    sums[name] = sums.get(name, 0.0) + controls[name]
+                bar.update()
+                due = self.config.checkpoint.minutes and (
+                    time.monotonic() - last_save > 60 * self.config.checkpoint.minutes
+                )
+                if due and number + 1 < self.loader.num_batches:
+                    collect()
+                    self._save(epoch, number + 1, state, sums)
+                    last_save = time.monotonic()
+            collect()
+            trained = time.monotonic()
+            row = self._row(epoch, sums, controls)
+            row |= self._validate(state, epoch, controls["beta"], bar)
+            row["train_seconds"] = round(trained - started, 3)
+            row["validation_seconds"] = round(time.monotonic() - trained, 3)
+        append_row(self.workdir / METRICS_FILE, row)
+        self.writers.epoch(row)
+        steps_done = (epoch + 1) * self.loader.num_batches
+        self.checkpoints.save(steps_done, state, Progress(epoch + 1), checkpoint_metrics(row))
+        if epoch + 1 == self.config.num_epochs:
+            self.checkpoints.wait()
+        return state
+
+    def _save(self, epoch: int, batch: int, state: TrainState, sums: dict[str, float]) -> None:
+        step = epoch * self.loader.num_batches + batch
+        self.checkpoints.save(step, state, Progress(epoch, batch, dict(sums)), None)
+
+    def _schedule_values(self, epoch: int, number: int) -> dict[str, float]:
+        place = dict(
+            epoch=epoch,
+            step=epoch * self.loader.num_batches + number,
+            num_epochs=self.config.num_epochs,
+            steps_per_epoch=self.loader.num_batches,
+        )
+        return {
+            "beta": self.parts.beta.value(**place),
+            "learning_rate": self.parts.learning_rate.value(**place),
+            "ratio": self.parts.forcing.ratio(epoch),
+        }
+
+    def _steps(self, epoch: int, start: int) -> Iterator[tuple[int, dict, dict, dict]]:
+        """Yield (number, device batch, traced controls, logged controls) of an epoch's steps."""
+        for number, batch in enumerate(self.loader.batches(epoch, start), start):
+            values = self._schedule_values(epoch, number)
+            forced = self.parts.forcing.decisions(
+                seed=self.config.seed, epoch=epoch, batch=number,
+                num_steps=self.config.clip_length - 1, batch_size=self.config.batch_size,
+            )  # fmt: skip
+            traced = {
+                "seed": np.uint32(self.config.seed),
+                "beta": np.float32(values["beta"]),
+                "learning_rate": np.float32(values["learning_rate"]),
+            }
+            if forced.ndim == 2:
+                batch["forced"] = forced.T
+            else:
+                traced["forced"] = forced
+            logged = values | {"forced_share": float(np.mean(forced))}
+            split = self.devices.split(pad_to_devices(batch, len(self.devices)))
+            yield number, split, traced, logged
+
+    def _row(self, epoch: int, sums: dict[str, float], controls: dict[str, float]) -> dict:
+        batches = self.loader.num_batches
+        mean = {name: value / batches for name, value in sums.items()}
+        return {
+            "epoch": epoch,
+            "step": (epoch + 1) * batches,
+            "train_loss": mean["loss"],
+            "recon": mean["recon"],
+            "kl": mean["kl"],
+            "grad_norm": mean["grad_norm"],
+            "beta": mean["beta"],
+            "teacher_forcing_ratio": controls["ratio"],
+            "teacher_forced": mean["forced_share"],
+            "learning_rate": controls["learning_rate"],
+        }
+
+    def _validate(self, state: TrainState, epoch: int, beta: float, bar: Any) -> dict:
+        last = epoch + 1 == self.config.num_epochs
+        if (epoch + 1) % self.config.eval.every and not last:
+            nothing = ("val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene")
+            return dict.fromkeys(nothing)
+        variables = state.evaluation_variables
+        scored = {}
+        for mode in ("prior", "posterior"):
+            with Announcement(bar, f"validating ({mode})"):
+                scored[mode] = list(
+                    self.validator.run(variables, self.validation, mode, self.config.eval.seed)
+                )
+        fields = summary(scored["prior"], scored["posterior"], beta)
+        bar.set_postfix(prior=f"{fields['val_psnr_prior']:.2f} dB",
+                        posterior=f"{fields['val_psnr_posterior']:.2f} dB")  # fmt: skip
+        self.writers.validation((epoch + 1) * self.loader.num_batches, scored)
+        return fields
+
+
+def refuse_non_finite(
+    values: dict[str, float], number: int, epoch: int, checkpoints: Checkpoints
+) -> None:
+    """Raise NonFiniteError if a step's loss or gradient was not finite, naming the way on."""
+    if values["finite"]:
+        return
+    checkpoints.wait()
+    kept = checkpoints.steps
+    last = f"the last checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
+    raise NonFiniteError(
+        f"Training stopped at epoch {epoch}, batch {number}: the loss is {values['loss']} and the "
+        f"gradient's norm {values['grad_norm']}; {last} in {checkpoints.folder}. Lower "
+        "config.learning_rate.peak, or give beta a floor (config.beta.floor), and start anew."
+    )
+
+
+def keep_rows(path: Path, epochs: int) -> None:
+    """Drop the rows of epochs that will be run again, and a row cut short by a kill."""
+    if not path.exists():
+        return
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["epoch"] < epochs:
+            rows.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(rows))
+    os.replace(temporary, path)
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Append one JSON object and wait until it is on disk (the checkpoint that follows relies on it)."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,28 @@
+"""Train a model: python train.py --config=configs/monotonic.py [--workdir=W] [--config.field=value]."""
+
+from cvae_jax import platform
+
+platform.set_xla_flags()
+
+from pathlib import Path  # noqa: E402
+
+from absl import flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from cvae_jax import cli  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/default.py", "The run's config.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config.name>.")
+
+
+def main() -> None:
+    from cvae_jax.train import train
+
+    config = _CONFIG.value
+    workdir = Path(_WORKDIR.value or Path("runs") / config.name)
+    train(config, workdir)
+    print(f"Trained; now run: python evaluate.py --workdir={workdir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
