@@ -124,6 +124,12 @@ class Checkpoints:
             f"{', '.join(map(str, steps))} in {self.folder}."
         )
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def wait(self) -> None:
         """Return when everything saved is on disk."""
         self._manager.wait_until_finished()

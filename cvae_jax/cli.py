@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from cvae_jax.errors import NonFiniteError, UserError
 
@@ -14,6 +17,25 @@ def run(main: Callable[[], None]) -> None:
     """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2."""
     logging.set_verbosity(logging.WARNING)
     app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def stored_config(argv: list[str], template: ConfigDict) -> ConfigDict:
+    """Return W/config.json of the --workdir in argv; a missing or broken one ends the program."""
+    from cvae_jax import config
+
+    workdir = None
+    for position, argument in enumerate(argv):
+        name, separator, value = argument.lstrip("-").partition("=")
+        if name == "workdir" and argument.startswith("-"):
+            workdir = value if separator else "".join(argv[position + 1 : position + 2])
+    if {"--help", "-help", "--helpfull", "--helpshort"} & set(argv):
+        return template
+    if not workdir:
+        fail("--workdir is missing; give the folder of a run that train.py has started.")
+    try:
+        return config.load(Path(workdir), template)
+    except UserError as error:
+        fail(str(error))
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -37,7 +59,7 @@ def _guarded(main: Callable[[], None]) -> None:
         fail("Interrupted; run the same command again to go on.", status=130)
 
 
-def fail(sentence: str, status: int = 2) -> None:
+def fail(sentence: str, status: int = 2) -> NoReturn:
     """Print a sentence on standard error and exit."""
     print(f"\nerror: {sentence}" if sys.stderr.isatty() else f"error: {sentence}", file=sys.stderr)
     sys.exit(status)

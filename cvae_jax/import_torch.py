@@ -117,3 +117,70 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
         for name, value in state_dict.items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def import_checkpoint(path: Path, workdir: Path) -> int:
+    """Write a workdir with the checkpoint's weights and its dimensions; return the parameter count.
+
+    Raises UserError for a file that is not such a checkpoint, and where the workdir has a run already.
+    """
+    import jax
+
+    from configs import monotonic
+    from cvae_jax import config as config_files
+    from cvae_jax.checkpoint import Checkpoints, Progress
+    from cvae_jax.config import Components
+    from cvae_jax.models.cvae import init_variables
+    from cvae_jax.train_state import TrainState
+
+    if (workdir / config_files.FILE).exists():
+        raise UserError(f"There is a run in {workdir} already; give another --workdir.")
+    state_dict = load_state_dict(path)
+    variables = to_variables(state_dict)
+    config = monotonic.get_config()
+    config.name = path.stem
+    config.model.update(dimensions(state_dict))
+    parts = Components.build(config)
+    expected = init_variables(parts.model, 0, (32, 64))
+    _refuse_other_shapes(variables, expected, path)
+    state = TrainState.create(variables, parts.optimizer)
+    config_files.save(config, workdir)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(0, state, Progress(), None)
+        checkpoints.wait()
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+def _refuse_other_shapes(variables: dict, expected: dict, path: Path) -> None:
+    from cvae_jax.config import flatten
+
+    given = {name: np.shape(leaf) for name, leaf in flatten(variables).items()}
+    wanted = {name: np.shape(leaf) for name, leaf in flatten(expected).items()}
+    wrong = sorted(
+        name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name)
+    )
+    if wrong:
+        raise UserError(
+            f"{path} does not hold the whole model: {wrong[0]} has shape "
+            f"{given.get(wrong[0], 'none')}, expected {wanted.get(wrong[0], 'none')} "
+            f"({len(wrong)} entries differ)."
+        )
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    from cvae_jax import cli
+
+    parser = argparse.ArgumentParser(prog="python -m cvae_jax.import_torch", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="the lab's .ckpt: a dict with 'state_dict'")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder to create the run in")
+    arguments = parser.parse_args(argv)
+    try:
+        count = import_checkpoint(arguments.checkpoint, arguments.workdir)
+    except UserError as error:
+        cli.fail(str(error))
+    print(f"Imported {count:,} parameters; now run: python evaluate.py --workdir={arguments.workdir}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

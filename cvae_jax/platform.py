@@ -24,6 +24,9 @@ def set_xla_flags() -> list[str]:
     wanted = {name: value for name, value in CPU_FLAGS.items() if name not in given}
     added = [f"{name}={value}" for name, value in wanted.items() if _jaxlib_knows(name)]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, [given, *added]))
+    if added:
+        # XLA logs one harmless error per compiled function about that name; fatal messages still show.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return added
 
 

@@ -1,0 +1,33 @@
+"""Minutes on two CPU cores, on the embedded real clips: what `make demo` trains.
+
+    python train.py --config=configs/quickstart.py --workdir=runs/demo
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.name = "quickstart"
+    config.num_epochs = 10
+    config.batch_size = 4
+    config.clip_length = 9
+    config.data.stride = 1
+
+    config.model.frame_features = 16
+    config.model.label_features = 8
+    config.model.latent_channels = 4
+    config.model.decoder_features = 32
+    config.model.output = "composite"
+
+    config.loss.clamp = False
+    config.loss.divide_recon_by_batch = False
+    config.loss.kl = "per_element"
+    config.rollout.cut_previous_features = False
+    config.beta.scale = 10.0
+    config.teacher_forcing.kind = "constant"
+    config.teacher_forcing.initial = 0.0
+    config.learning_rate.peak = 2e-3
+    config.learning_rate.end = 0.0
+    config.learning_rate.per = "step"
+    return config

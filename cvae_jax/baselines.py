@@ -1,0 +1,62 @@
+"""Predictions without a model: what any model must beat. Frames are uint8 (T, H, W, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cvae_jax.data.clips import Recording
+
+BASELINES = ("copy_first", "copy_previous", "mean_frame", "nearest_pose")
+SEES_TARGET = ("posterior", "copy_previous")
+_CHUNK = 64
+
+
+class Baselines:
+    """The four baselines of a training set; a scene the training set lacks uses all its frames.
+
+    copy_first repeats the given frame; copy_previous repeats the true previous frame (it sees the video it
+    is scored on); mean_frame is the mean of the scene's training frames; nearest_pose is the scene's
+    training frame whose label image is nearest in L2.
+    """
+
+    def __init__(self, train: list[Recording]):
+        self._train = train
+        self._scenes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def predict(self, recording: Recording) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, prediction float32 in [0, 1] (T-1, H, W, 3)) for each baseline."""
+        frames, labels = self._scene(recording.scene)
+        truth = _unit(recording.frames)
+        steps = len(truth) - 1
+        yield "copy_first", np.repeat(truth[:1], steps, axis=0)
+        yield "copy_previous", truth[:-1]
+        mean = np.mean(frames, axis=0, dtype=np.float64).astype(np.float32) / 255
+        yield "mean_frame", np.repeat(mean[None], steps, axis=0)
+        yield "nearest_pose", _unit(frames[nearest(recording.labels[1:], labels)])
+
+    def _scene(self, scene: str) -> tuple[np.ndarray, np.ndarray]:
+        if scene not in self._scenes:
+            same = [r for r in self._train if r.scene == scene] or self._train
+            self._scenes[scene] = (
+                np.concatenate([r.frames for r in same]),
+                np.concatenate([r.labels for r in same]),
+            )
+        return self._scenes[scene]
+
+
+def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Return for each query image the index of the candidate nearest in L2 (uint8 images, the first of
+    equals)."""
+    pool = candidates.reshape(len(candidates), -1).astype(np.float32)
+    norms = np.sum(pool.astype(np.float64) ** 2, axis=1)
+    found = []
+    for begin in range(0, len(queries), _CHUNK):
+        query = queries[begin : begin + _CHUNK].reshape(-1, pool.shape[1]).astype(np.float32)
+        found.append(np.argmin(norms[None] - 2.0 * (query @ pool.T), axis=1))
+    return np.concatenate(found)
+
+
+def _unit(video: np.ndarray) -> np.ndarray:
+    return video.astype(np.float32) / 255

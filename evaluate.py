@@ -1,0 +1,34 @@
+"""Score a run: python evaluate.py --workdir=W [--checkpoint=best|last|<step>] [--config.field=value]."""
+
+import sys
+from pathlib import Path
+
+from cvae_jax import platform
+
+platform.set_xla_flags()
+
+from absl import flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from configs import default  # noqa: E402
+from cvae_jax import cli  # noqa: E402
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run that train.py has started.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
+
+
+def main() -> None:
+    from cvae_jax.evaluate import evaluate
+
+    workdir = Path(_WORKDIR.value)
+    evaluate(_CONFIG.value, workdir, _CHECKPOINT.value)
+    print((workdir / "eval" / "table.md").read_text())
+    print(f"Pictures and numbers are in {workdir / 'eval'}.")
+
+
+if __name__ == "__main__":
+    # The run's own config, read first, gives the --config.* flags their fields and types.
+    _CONFIG = config_flags.DEFINE_config_dict(
+        "config", cli.stored_config(sys.argv, default.get_config())
+    )
+    cli.run(main)

@@ -1,0 +1,240 @@
+"""Training runs: devices, guard, one compilation, resume, what is written."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from cvae_jax.checkpoint import Checkpoints
+from cvae_jax.config import Components
+from cvae_jax.data.clips import Recording
+from cvae_jax.data.loader import pad_to_devices
+from cvae_jax.errors import NonFiniteError, UserError
+from cvae_jax.models.cvae import init_variables
+from cvae_jax.parallel import Devices
+from cvae_jax.train import METRICS_FILE, Run, append_row, keep_rows, make_train_step, train
+from cvae_jax.train_state import TrainState
+
+
+def tiny_config():
+    config = default.get_config()
+    config.num_epochs = 3
+    config.batch_size = 4
+    config.clip_length = 4
+    config.model.update(
+        frame_features=8, label_features=2, latent_channels=4, decoder_features=8
+    )
+    config.loss.kl = "per_element"
+    config.teacher_forcing.initial = 0.5
+    config.learning_rate.peak = 1e-3
+    config.eval.batch_size = 2
+    config.log.images = False
+    return config
+
+
+def moving_square(name: str, length: int, seed: int) -> Recording:
+    """A bright square that walks over noise; the label marks where it is."""
+    rng = np.random.default_rng(seed)
+    frames = np.repeat(rng.integers(0, 80, (1, 16, 12, 3), np.uint8), length, axis=0)
+    labels = np.zeros_like(frames)
+    for t in range(length):
+        x, y = (2 * t + seed) % 8, (t + seed) % 12
+        frames[t, y : y + 4, x : x + 4] = 220
+        labels[t, y : y + 4, x : x + 4] = 255
+    return Recording("square", name, 0, frames, labels)
+
+
+@pytest.fixture
+def data(monkeypatch):
+    recordings = {
+        "train": [moving_square("a", 18, 1), moving_square("b", 11, 2)],  # 6 clips: 4 + 2
+        "validation": [moving_square("c", 6, 3), moving_square("d", 5, 4)],
+    }
+    monkeypatch.setattr("cvae_jax.train.load_data", lambda config: recordings)
+    monkeypatch.setattr("cvae_jax.evaluate.load_data", lambda config: recordings, raising=False)
+    return recordings
+
+
+def read_rows(workdir):
+    rows = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def same_bits(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
+
+
+@pytest.mark.parametrize("draw", ["epoch", "example_step"])
+def test_one_device_equals_four(draw):
+    """Same global batch of 6 real clips on 1 and on 4 devices (padded to 8): same losses and parameters.
+
+    Tolerance: summing in another order changes float32 by about 1e-6; Adam's first steps divide by the
+    gradient's size, so parameters are compared after three steps at 1e-3 relative to the step taken.
+    """
+    config = tiny_config()
+    config.teacher_forcing.draw = draw
+    parts = Components.build(config)
+    variables = init_variables(parts.model, 0, (16, 12))
+    rng = np.random.default_rng(0)
+    batch = {
+        "frames": rng.integers(0, 255, (6, 4, 16, 12, 3), np.uint8),
+        "labels": rng.integers(0, 255, (6, 4, 16, 12, 3), np.uint8),
+        "mask": np.ones(6, np.float32),
+        "index": np.arange(6, dtype=np.int32),
+    }
+    if draw == "example_step":
+        batch["forced"] = rng.random((6, 3)) < 0.5
+    results = {}
+    for count in (1, 4):
+        devices = Devices(jax.local_devices()[:count])
+        step = devices.map_reduced(make_train_step(parts))
+        state = TrainState.create(variables, parts.optimizer)
+        history = []
+        for forced in ([1, 1, 1], [0, 0, 0], [1, 0, 1]):
+            controls = {
+                "seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3)
+            }  # fmt: skip
+            if draw == "epoch":
+                controls["forced"] = np.array(forced, bool)
+            split = devices.split(pad_to_devices(batch, count))
+            state, metrics = step(state, split, controls)
+            history.append({k: float(v) for k, v in metrics.items()})
+        results[count] = state, history
+    (one, one_history), (four, four_history) = results[1], results[4]
+    for a, b in zip(one_history, four_history, strict=True):
+        for name in ("loss", "recon", "kl", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), name
+    start = TrainState.create(variables, parts.optimizer)
+    moved = jax.tree.map(lambda x, y: np.abs(np.asarray(x - y)).max(), one.params, start.params)
+    assert min(jax.tree.leaves(moved)) > 0
+    for a, b, s in zip(*map(jax.tree.leaves, (one.params, four.params, start.params)), strict=True):
+        assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(a - s) + 1e-6
+    for a, b in zip(*map(jax.tree.leaves, (one.batch_stats, four.batch_stats)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_run_compiles_its_step_once_and_resumes_bitwise(data, tmp_path, caplog):
+    """A run with changing beta, ratio and learning rate; then the same run in two sittings."""
+    config = tiny_config()
+    config.beta.kind = "cyclical"
+    config.beta.cycle_length = 2.0
+    config.optimizer.ema_decay = 0.5
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    jax.config.update("jax_log_compiles", True)
+    with caplog.at_level(logging.WARNING):
+        final = train(config, whole, jax.local_devices()[:1])
+    jax.config.update("jax_log_compiles", False)
+    compiled = [r.message for r in caplog.records if "Compiling" in r.message]
+    assert len([m for m in compiled if "train_step" in m]) == 1, compiled
+
+    rows = read_rows(whole)
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert len({row["learning_rate"] for row in rows}) == 3
+    assert len({row["beta"] for row in rows}) > 1
+    assert all(row["train_loss"] == pytest.approx(row["recon"] + row["beta"] * row["kl"], rel=1e-3)
+               for row in rows)  # fmt: skip
+    expected = {"epoch", "step", "train_loss", "recon", "kl", "beta", "teacher_forcing_ratio",
+                "teacher_forced", "learning_rate", "val_loss", "val_psnr_prior",
+                "val_psnr_posterior"}  # fmt: skip
+    assert expected <= rows[0].keys()
+    assert list(whole.glob("events.out.tfevents*"))
+
+    class Killed(Exception):
+        pass
+
+    run = Run(config, parted, jax.local_devices()[:1])
+    save = run.checkpoints.save
+
+    def save_then_die(step, state, progress, metrics):
+        save(step, state, progress, metrics)
+        run.checkpoints.wait()
+        if step == 3:  # in the middle of epoch 1
+            append_row(parted / METRICS_FILE, {"epoch": 1, "cut": "short"})
+            raise Killed
+
+    run.checkpoints.save = save_then_die
+    run.config = config.copy_and_resolve_references()
+    run.config.checkpoint.minutes = 1e-9
+    with pytest.raises(Killed):
+        run.finish()
+    again = train(config, parted, jax.local_devices()[:1])
+    assert same_bits(final, again)
+    assert read_rows(parted) == rows
+
+
+def test_resume_with_another_config_is_refused_naming_the_field(data, tmp_path):
+    config = tiny_config()
+    Run(config, tmp_path, jax.local_devices()[:1]).writers.close()
+    config.learning_rate.peak = 5e-3
+    with pytest.raises(UserError, match=r"config\.learning_rate\.peak is 0\.005 but was 0\.001"):
+        Run(config, tmp_path)
+    config.learning_rate.peak = 1e-3
+    config.num_epochs = 5
+    config.checkpoint.keep = 7
+    Run(config, tmp_path).writers.close()
+
+
+def test_guard_stops_and_keeps_the_last_good_checkpoint(data, tmp_path):
+    config = tiny_config()
+    config.num_epochs = 1
+    config.eval.every = 5
+    good = train(config, tmp_path, jax.local_devices()[:1])
+    config.num_epochs = 2
+    run = Run(config, tmp_path, jax.local_devices()[:1])
+    schedule_values = run._schedule_values
+    run._schedule_values = lambda e, n: schedule_values(e, n) | {"beta": float("nan")}
+    with pytest.raises(NonFiniteError, match="epoch 1, batch 0: the loss is nan"):
+        run.finish()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps == [2]
+        state, progress = checkpoints.restore(good, 2)
+    assert same_bits(state, good) and progress.epoch == 1
+    assert len(read_rows(tmp_path)) == 1
+
+
+def test_step_with_a_non_finite_gradient_leaves_the_state_alone():
+    parts = Components.build(tiny_config())
+    devices = Devices(jax.local_devices()[:1])
+    state = TrainState.create(init_variables(parts.model, 0, (16, 12)), parts.optimizer)
+    batch = {
+        "frames": np.zeros((1, 1, 4, 16, 12, 3), np.uint8),
+        "labels": np.zeros((1, 1, 4, 16, 12, 3), np.uint8),
+        "mask": np.ones((1, 1), np.float32),
+        "index": np.zeros((1, 1), np.int32),
+    }
+    controls = {
+        "seed": np.uint32(0), "beta": np.float32(np.inf), "learning_rate": np.float32(1e-3),
+        "forced": np.zeros(3, bool),
+    }  # fmt: skip
+    after, metrics = devices.map_reduced(make_train_step(parts))(state, batch, controls)
+    assert not bool(metrics["finite"])
+    assert same_bits(after, state)
+
+
+def test_checkpoints_kept_are_the_newest_the_best_and_the_periodic(tmp_path):
+    from cvae_jax.checkpoint import Progress
+
+    state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.ones(2)}, {}, (), None)
+    with Checkpoints(tmp_path, keep=2, period=4) as checkpoints:
+        for step, psnr in zip(range(1, 11), [1, 2, 9, 3, 4, 5, 6, 7, 8, None], strict=True):
+            metrics = None if psnr is None else {"val_psnr_prior": float(psnr)}
+            checkpoints.save(step, state, Progress(step), metrics)
+        checkpoints.wait()
+        assert checkpoints.steps == [3, 4, 8, 9, 10]
+        assert checkpoints.find("best") == 3
+        assert checkpoints.find("last") == 10
+        assert checkpoints.find("8") == 8
+        with pytest.raises(UserError, match="choose best, last or one of the steps 3, 4, 8, 9, 10"):
+            checkpoints.find("7")
+
+
+def test_rows_of_unfinished_epochs_are_dropped(tmp_path):
+    path = tmp_path / METRICS_FILE
+    path.write_text('{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2, "cut')
+    keep_rows(path, 1)
+    assert path.read_text() == '{"epoch": 0}\n'
