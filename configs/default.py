@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.model.label_features = 32  # L
     config.model.latent_channels = 12  # N: z is H x W x N
     config.model.decoder_features = 192  # D
-    config.model.output = "rgb"  # rgb (report), or composite: the generator masks in the first frame
+    config.model.output = "rgb"  # rgb (report), or residual: drawn on top of the first frame
     config.model.formulation = "auto"  # of the convolutions: auto (by backend), plain or cpu
 
     config.loss = ConfigDict()

@@ -18,7 +18,7 @@ def get_config():
     config.model.label_features = 8
     config.model.latent_channels = 4
     config.model.decoder_features = 32
-    config.model.output = "composite"
+    config.model.output = "residual"
 
     config.loss.clamp = False
     config.loss.divide_recon_by_batch = False

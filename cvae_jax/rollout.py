@@ -21,7 +21,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Integer, Key, Num, PyTree, Scalar
 
 from cvae_jax.errors import UserError
 from cvae_jax.losses import Objective
@@ -92,7 +92,7 @@ def clip_noise(keys: Key[Array, " b"], shape: tuple[int, int, int]) -> Noise:
     return noise
 
 
-def address(seed: Int[Array, ""], *parts: Num[Array, "..."]) -> Key[Array, "..."]:
+def address(seed: Integer[Array, ""], *parts: Num[Array, "..."]) -> Key[Array, "..."]:
     """Fold integers into the key of `seed`, one after the other; array parts give one key per entry."""
     key = jax.random.key(seed)
     for part in parts:

@@ -7,10 +7,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jaxtyping import install_import_hook  # noqa: E402
-
-install_import_hook("cvae_jax", "beartype.beartype")
-
 from cvae_jax import platform  # noqa: E402
 
 # Compilation is most of a test's time: level 0 takes a third of it. CVAE_TEST_OPTIMIZED=1 tests the
@@ -19,6 +15,10 @@ if not os.environ.get("CVAE_TEST_OPTIMIZED"):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 platform.set_xla_flags()
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("cvae_jax", "beartype.beartype")
 
 import jax  # noqa: E402
 

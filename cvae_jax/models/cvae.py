@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from cvae_jax.models.blocks import BatchNorm, Convolution, DepthConvBlock, ResidualBlock, leaky_relu
 from cvae_jax.models.ops import resolve_formulation
 
-OUTPUTS = ("rgb", "composite")
+OUTPUTS = ("rgb", "residual")
 
 
 class FrameEncoder(nn.Module):
@@ -118,9 +118,8 @@ class CVAE(nn.Module):
       label_features: L, at least 2.
       latent_channels: N, channels of the latent map z (H x W x N), at least 4.
       decoder_features: D, at least 8.
-      output: 'rgb' as in the reference, or 'composite': the generator also draws a mask m and the
-        frame is m * first + (1 - m) * rgb, where first is the clip's given frame (the mask of
-        Vondrick et al., 2016), so that what does not move need not be drawn again.
+      output: 'rgb' as in the reference, or 'residual': the decoder also sees the clip's first frame and
+        draws the difference to it, so that what does not move need not be drawn again.
       formulation: 'auto', 'plain' or 'cpu' (see `cvae_jax.models.ops`).
       axis_name: pmap axis over which BatchNorm's statistics are summed; None on one device.
     """
@@ -139,7 +138,7 @@ class CVAE(nn.Module):
         self.label_encoder = LabelEncoder(self.label_features, form, self.axis_name)
         self.gaussian_predictor = GaussianPredictor(self.latent_channels, form)
         self.decoder_fusion = DecoderFusion(self.decoder_features, form)
-        self.generator = Generator(3 if self.output == "rgb" else 4, form)
+        self.generator = Generator(3, form)
 
     def encode_frame(self, frame: Float[Array, "n h w 3"]) -> Float[Array, "n h w f"]:
         """Encode frames in [0, 1]; the same encoder serves the previous and the current frame."""
@@ -164,15 +163,12 @@ class CVAE(nn.Module):
         z: Float[Array, "n h w z"],
         first: Float[Array, "n h w 3"],
     ) -> Float[Array, "n h w 3"]:
-        """Return the predicted frame, not clamped; `first` is used by the 'composite' output only."""
-        fused = self.decoder_fusion(
-            jnp.concatenate([previous_features, label_features, z], axis=-1)
-        )
-        drawn = self.generator(fused)
-        if self.output == "rgb":
-            return drawn
-        keep = nn.sigmoid(drawn[..., 3:])
-        return keep * first + (1 - keep) * drawn[..., :3]
+        """Return the predicted frame, not clamped; `first` is used by the 'residual' output only."""
+        inputs = [previous_features, label_features, z]
+        if self.output == "residual":
+            inputs.append(first)
+        drawn = self.generator(self.decoder_fusion(jnp.concatenate(inputs, axis=-1)))
+        return drawn if self.output == "rgb" else first + drawn
 
     def __call__(self, frame: Float[Array, "n h w 3"], label: Float[Array, "n h w 3"]) -> Array:
         """Run every module once (used to create the variables)."""
