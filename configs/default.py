@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
     config.rollout = ConfigDict()
     config.rollout.cut_feedback = True  # no gradient through the fed-back frame
     config.rollout.cut_previous_features = True  # no gradient into the previous frame's features
-    config.rollout.fold_time = placeholder(bool)  # fold teacher-forced clips into the batch; None = on accelerators
+    # Fold teacher-forced clips into the batch; None = on accelerators only.
+    config.rollout.fold_time = placeholder(bool)
     config.rollout.time_chunk = 5  # steps folded at once, at most
 
     config.beta = ConfigDict()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cvae_jax.errors import UserError
 from cvae_jax.losses import Objective
-from cvae_jax.models.cvae import OUTPUTS, CVAE
+from cvae_jax.models.cvae import CVAE, OUTPUTS
 from cvae_jax.models.ops import FORMULATIONS
 from cvae_jax.parallel import AXIS
 from cvae_jax.rollout import Feedback

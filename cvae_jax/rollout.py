@@ -92,7 +92,7 @@ def clip_noise(keys: Key[Array, " b"], shape: tuple[int, int, int]) -> Noise:
     return noise
 
 
-def address(seed: Integer[Array, ""], *parts: Num[Array, "..."]) -> Key[Array, "..."]:
+def address(seed: Integer[Array, ""], *parts: Num[Array, ...]) -> Key[Array, ...]:
     """Fold integers into the key of `seed`, one after the other; array parts give one key per entry."""
     key = jax.random.key(seed)
     for part in parts:

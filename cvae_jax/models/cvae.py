@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cvae_jax.models.blocks import BatchNorm, Convolution, DepthConvBlock, ResidualBlock, leaky_relu
+from cvae_jax.models.blocks import BatchNorm, Convolution, DepthConvBlock, ResidualBlock
 from cvae_jax.models.ops import resolve_formulation
 
 OUTPUTS = ("rgb", "residual")

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help env demo test lint clean
+
+help:
+	@echo "make env    make .venv from requirements.txt"
+	@echo "make demo   train on the embedded real clips and show what was learned (runs/demo)"
+	@echo "make test   run the fast tests"
+	@echo "make lint   check the style"
+	@echo "make clean  remove caches (never runs/ or data/)"
+
+$(VENV)/.runtime: requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.test: requirements-test.txt $(VENV)/.runtime
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+env: $(VENV)/.runtime
+
+demo: env
+	$(RUN) train.py --config=configs/quickstart.py --workdir=runs/demo
+	$(RUN) evaluate.py --workdir=runs/demo
+	@echo "Look at runs/demo/eval/star_jump.gif, per_frame_psnr.png, training_curves.png and table.md."
+
+test: $(VENV)/.test
+	$(RUN) -m pytest -q
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
