@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -22,5 +23,9 @@ install_import_hook("cvae_jax", "beartype.beartype")
 
 import jax  # noqa: E402
 
+# Tests that build the same program compile it once.
+CACHE = tempfile.TemporaryDirectory(prefix="xla-")
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
