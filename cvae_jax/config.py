@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -140,7 +141,7 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
         )
     try:
         stored = json.loads(path.read_text())
-        config = ConfigDict(template)
+        config = copy.deepcopy(template)
         config.update(_tuples(stored))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as a config of this version: {error}") from None

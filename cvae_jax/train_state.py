@@ -8,6 +8,7 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -52,7 +53,7 @@ class Optimizer:
 class TrainState:
     """step counts updates; ema is None where no average is kept."""
 
-    step: Int[Array, ""]
+    step: Int[Array | np.ndarray, ""]
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree

@@ -243,8 +243,8 @@ def test_report_learning_rate_per_epoch():
         for e in range(100)
     ]
     expected = [1e-6 + 0.5 * (1e-4 - 1e-6) * (1 + math.cos(math.pi * e / 100)) for e in range(100)]
-    assert values == pytest.approx(expected, rel=1e-12)
-    assert values[0] == 1e-4 and values[50] == pytest.approx(5.05e-5)
+    assert values == pytest.approx(expected, rel=1e-5)  # float32 of optax
+    assert values[0] == pytest.approx(1e-4, rel=1e-7) and values[50] == pytest.approx(5.05e-5)
     assert values[99] == pytest.approx(1.02443e-6, rel=1e-5)
 
 
@@ -268,7 +268,7 @@ def test_warm_up_is_optax_warm_up_from_above_zero(per, units):
         value = schedule.value(epoch=step // 7, step=step, num_epochs=10, steps_per_epoch=7)
         assert value == pytest.approx(float(reference(step // (7 // units))), rel=1e-5)
         values.append(value)
-    assert min(values) > 0 and max(values) == values[21] == 1e-3
+    assert min(values) > 0 and max(values) == values[21] == pytest.approx(1e-3, rel=1e-7)
 
 
 def test_learning_rate_stays_at_the_end_after_the_run():
