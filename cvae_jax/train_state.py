@@ -8,9 +8,8 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from cvae_jax.errors import UserError
 
@@ -53,7 +52,7 @@ class Optimizer:
 class TrainState:
     """step counts updates; ema is None where no average is kept."""
 
-    step: Int[Array | np.ndarray, ""]
+    step: PyTree  # int32 scalar; orbax also builds the state from placeholders
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree

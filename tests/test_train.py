@@ -74,8 +74,9 @@ def same_bits(a, b):
 def test_one_device_equals_four(draw):
     """Same global batch of 6 real clips on 1 and on 4 devices (padded to 8): same losses and parameters.
 
-    Tolerance: summing in another order changes float32 by about 1e-6; Adam's first steps divide by the
-    gradient's size, so parameters are compared after three steps at 1e-3 relative to the step taken.
+    Tolerance: summing in another order changes float32 losses by less than 1e-4 relative. Adam's first
+    steps divide by the gradient's size, also where it is rounding noise (a bias before BatchNorm), so
+    all parameters together are held to 2 % of the distance they moved.
     """
     config = tiny_config()
     config.teacher_forcing.draw = draw
@@ -113,8 +114,11 @@ def test_one_device_equals_four(draw):
     start = jax.device_get(TrainState.create(variables, parts.optimizer))
     moved = jax.tree.map(lambda x, y: np.abs(np.asarray(x - y)).max(), one.params, start.params)
     assert min(jax.tree.leaves(moved)) > 0
-    for a, b, s in zip(*map(jax.tree.leaves, (one.params, four.params, start.params)), strict=True):
-        assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(a - s) + 1e-6
+    differences, steps = (
+        np.concatenate([np.ravel(x - y) for x, y in zip(*map(jax.tree.leaves, pair), strict=True)])
+        for pair in ((one.params, four.params), (one.params, start.params))
+    )
+    assert np.linalg.norm(differences) <= 0.02 * np.linalg.norm(steps)
     for a, b in zip(*map(jax.tree.leaves, (one.batch_stats, four.batch_stats)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
