@@ -28,7 +28,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The run's own config, read first, gives the --config.* flags their fields and types.
-    _CONFIG = config_flags.DEFINE_config_dict(
-        "config", cli.stored_config(sys.argv, default.get_config())
-    )
+    stored = cli.stored_config(sys.argv, default.get_config())
+    _CONFIG = cli.told(lambda: config_flags.DEFINE_config_dict("config", stored))
     cli.run(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -38,11 +38,19 @@ def stored_config(argv: list[str], template: ConfigDict) -> ConfigDict:
         fail(str(error))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def told(parse: Callable[[], Any]) -> Any:
+    """Return parse(), or end with a sentence where a flag cannot be parsed.
+
+    A config flag reads its overrides already where it is defined, so doors define it through this.
+    """
     try:
-        rest = flags.FLAGS(argv)
+        return parse()
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-        fail(f"{_first_line(error)} (see the fields and their types in configs/default.py)")
+        fail(f"{_one_line(error)} (see the fields and their types in configs/default.py)")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    rest = told(lambda: flags.FLAGS(argv))
     if len(rest) > 1:
         fail(f"{rest[1]!r} is not a flag; write --config.field=value and --workdir=folder.")
     return rest
@@ -65,6 +73,6 @@ def fail(sentence: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def _first_line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
