@@ -1,0 +1,172 @@
+"""Training and validation batches: which clips, in which order, padded how."""
+
+import numpy as np
+import pytest
+
+from cvae_jax.data.clips import Recording, windows
+from cvae_jax.data.loader import TrainLoader, pad_to_devices, validation_batches
+from cvae_jax.errors import UserError
+
+SIZE = (2, 3)
+
+
+def recording(number, length):
+    """Every pixel of frame t says (recording, t); its label says (recording, t) too, plus 100."""
+    frames = np.empty((length, *SIZE, 3), np.uint8)
+    frames[..., 0], frames[..., 1:] = number, np.arange(length)[:, None, None, None]
+    return Recording("scene", f"r{number}", 0, frames, frames + 100)
+
+
+def loader(lengths=(11, 3, 8, 4), clip_length=4, stride=4, batch_size=3, seed=5, shuffle=True):
+    recordings = [recording(i, length) for i, length in enumerate(lengths)]
+    return TrainLoader(recordings, clip_length, stride, batch_size, seed, shuffle)
+
+
+def clips_of(batches):
+    """(recording, first frame) of every real clip, in order; checks that each is in one piece."""
+    found = []
+    for batch in batches:
+        for frames, labels, real in zip(
+            batch["frames"], batch["labels"], batch["mask"], strict=True
+        ):
+            assert (frames == frames[:, :1, :1]).all()
+            assert len(set(frames[:, 0, 0, 0])) == 1  # one recording
+            assert (np.diff(frames[:, 0, 0, 1].astype(int)) == 1).all()  # consecutive
+            np.testing.assert_array_equal(labels, frames + 100)
+            if real:
+                found.append(tuple(frames[0, 0, 0, :2].tolist()))
+    return found
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("stride", "expected"),
+    [
+        (4, [(0, 0), (0, 4), (2, 0), (2, 4), (3, 0)]),
+        (3, [(0, 0), (0, 3), (0, 6), (2, 0), (2, 3), (3, 0)]),
+        (1, [(0, s) for s in range(8)] + [(2, s) for s in range(5)] + [(3, 0)]),
+        (20, [(0, 0), (2, 0), (3, 0)]),
+    ],
+)
+def test_windows_stay_within_a_recording(stride, expected):
+    assert list(map(tuple, windows([11, 3, 8, 4], 4, stride))) == expected
+    assert clips_of(loader(stride=stride, shuffle=False).batches(epoch=3)) == expected
+    shuffled = clips_of(loader(stride=stride).batches(epoch=3))
+    assert sorted(shuffled) == expected  # every clip exactly once
+
+
+def test_windows_of_nothing_keep_their_shape():
+    assert windows([3], 4, 1).shape == windows([], 4, 1).shape == (0, 2)
+
+
+@pytest.mark.parametrize(("batch_size", "masks"), [(3, [3, 2]), (5, [5]), (7, [5]), (1, [1] * 5)])
+def test_the_last_batch_is_filled_up_and_masked(batch_size, masks):
+    made = loader(batch_size=batch_size)
+    batches = list(made.batches(epoch=0))
+    assert made.num_batches == len(batches) == len(masks)
+    for batch, real in zip(batches, masks, strict=True):
+        assert batch["frames"].shape == batch["labels"].shape == (batch_size, 4, *SIZE, 3)
+        assert batch["frames"].dtype == batch["labels"].dtype == np.uint8
+        assert batch["mask"].dtype == np.float32 and batch["index"].dtype == np.int32
+        np.testing.assert_array_equal(batch["mask"], [1] * real + [0] * (batch_size - real))
+        np.testing.assert_array_equal(batch["index"], np.arange(batch_size))
+        assert (batch["frames"][real:] == batch["frames"][0]).all()
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    order = lambda epoch, **fields: clips_of(loader(stride=1, **fields).batches(epoch))  # noqa: E731
+    assert order(2) == order(2)
+    np.random.seed(0)  # the global state of NumPy does not matter
+    made = loader(stride=1)
+    list(made.batches(epoch=7))  # nor what was read before
+    assert clips_of(made.batches(epoch=2)) == order(2)
+    assert order(2) != order(3) and order(2) != order(2, seed=6)
+    assert order(2, batch_size=5) == order(2)  # nor the size of the batches
+    assert order(2, shuffle=False) == order(3, shuffle=False, seed=6) == sorted(order(2))
+
+
+def test_seed_and_epoch_do_not_alias():
+    order = lambda seed, epoch: clips_of(loader(stride=1, seed=seed).batches(epoch))  # noqa: E731
+    assert order(1, 2) != order(2, 1)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_resumed_epoch_is_the_tail_of_the_whole(shuffle):
+    made = loader(stride=1, shuffle=shuffle)
+    whole = list(made.batches(epoch=4))
+    assert len(whole) == made.num_batches == 5 and whole[-1]["mask"].sum() == 2
+    for start in range(6):
+        assert same(list(made.batches(epoch=4, start=start)), whole[start:])
+    assert same(list(made.batches(epoch=5, start=2)), whole[2:]) != shuffle
+
+
+def test_recordings_that_are_all_too_short():
+    sentence = (
+        r"^The longest training recording has 8 frames, too few for one clip of "
+        r"config.clip_length=9; lower it or bring longer recordings.$"
+    )
+    with pytest.raises(UserError, match=sentence):
+        loader(lengths=(3, 8), clip_length=9)
+    loader(lengths=(3, 9), clip_length=9)
+    with pytest.raises(UserError, match="has 0 frames"):
+        loader(lengths=())
+
+
+def test_pad_to_devices():
+    batch = next(loader(batch_size=3, shuffle=False).batches(0))
+    assert pad_to_devices(batch, 1) is batch and pad_to_devices(batch, 3) is batch
+    padded = pad_to_devices(batch, 4)
+    np.testing.assert_array_equal(padded["mask"], [1, 1, 1, 0])
+    np.testing.assert_array_equal(padded["index"], [0, 1, 2, 3])
+    assert clips_of([padded]) == clips_of([batch])
+    assert same([{k: v[:3] for k, v in padded.items()}], [batch])
+    np.testing.assert_array_equal(padded["frames"][3], batch["frames"][0])
+    assert {k: v.dtype for k, v in padded.items()} == {k: v.dtype for k, v in batch.items()}
+    more = pad_to_devices(batch, 8)
+    np.testing.assert_array_equal(more["mask"], [1, 1, 1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(more["index"], np.arange(8))
+    np.testing.assert_array_equal(batch["mask"], [1, 1, 1])  # the original is left as it was
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "size", "ids"),
+    [
+        (2, 1, 2, [[0, 1], [2]]),
+        (10, 1, 3, [[0, 1, 2]]),  # not larger than needed
+        (2, 4, 4, [[0, 1, 2]]),
+        (1, 2, 2, [[0, 1], [2]]),
+        (1, 1, 1, [[0], [1], [2]]),
+    ],
+)
+def test_validation_batches(batch_size, devices, size, ids):
+    lengths = [5, 2, 7]
+    recordings = [recording(i, length) for i, length in enumerate(lengths)]
+    batches = list(validation_batches(recordings, batch_size, devices))
+    assert [numbers for numbers, _ in batches] == ids
+    for numbers, batch in batches:
+        assert batch["frames"].shape == batch["labels"].shape == (size, 7, *SIZE, 3)
+        assert batch["frames"].dtype == np.uint8 and batch["mask"].dtype == np.float32
+        np.testing.assert_array_equal(batch["mask"], np.arange(size) < len(numbers))
+        assert batch["index"][: len(numbers)].tolist() == numbers
+        assert batch["index"].dtype == np.int32 and batch["index"].shape == (size,)
+        for row, number in enumerate(numbers):
+            for key in ("frames", "labels"):
+                video, length = getattr(recordings[number], key), lengths[number]
+                np.testing.assert_array_equal(batch[key][row, :length], video)
+                assert (batch[key][row, length:] == video[-1]).all()
+
+
+def test_a_recording_refuses_what_is_no_video():
+    frames = np.zeros((4, *SIZE, 3), np.uint8)
+    with pytest.raises(ValueError, match="frames must be uint8"):
+        Recording("s", "n", 0, frames.astype(np.float32), frames)
+    with pytest.raises(ValueError, match="labels must be uint8"):
+        Recording("s", "n", 0, frames, frames[..., :1])
+    with pytest.raises(ValueError, match="differ in shape"):
+        Recording("s", "n", 0, frames, frames[:3])

@@ -1,0 +1,140 @@
+"""The repository agrees with itself: dependency lists, configs, and what the documents say."""
+
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from configs import default
+from cvae_jax.config import Components, flatten
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = (".py", ".md", ".txt", ".json")
+
+
+def pins(name: str) -> dict[str, str]:
+    """Return {package: version} of a requirements file's own lines, each an exact pin."""
+    found = {}
+    for line in (ROOT / name).read_text().splitlines():
+        line = line.split("#")[0].strip()
+        if line and not line.startswith("-"):
+            package, version = line.split("==")
+            found[canonicalize_name(package)] = version
+    return found
+
+
+def ranges() -> dict[str, Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [Requirement(text) for text in project["dependencies"]]
+    return {canonicalize_name(r.name): r for r in requirements}
+
+
+def commands(document: Path) -> list[str]:
+    """Return the indented lines of a document that run python, pytest or make."""
+    lines = re.findall(r"^    (.*)$", document.read_text(), re.MULTILINE)
+    return [line for line in lines if re.match(r"make |python |\S*bin/python |CVAE_\w+=", line)]
+
+
+def get_config(name: str):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def test_ranges_name_the_pinned_packages_and_admit_their_versions():
+    exact, allowed = pins("requirements.txt"), ranges()
+    assert exact.keys() == allowed.keys()
+    refused = [name for name in exact if not allowed[name].specifier.contains(exact[name])]
+    assert not refused
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+def test_constraints_pin_every_requirement_to_the_same_version(name):
+    constraints = pins("constraints.txt")
+    assert {package: constraints.get(package) for package in pins(name)} == pins(name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds(name):
+    config = get_config(name)
+    assert flatten(config.to_dict()).keys() == flatten(default.get_config().to_dict()).keys()
+    Components.build(config)
+
+
+@pytest.mark.parametrize("kind", ["none", "monotonic", "cyclical"])
+def test_the_reports_configs_are_report_exact(kind):
+    values = flatten(get_config(kind).to_dict())
+    expected = {
+        "num_epochs": 100,
+        "batch_size": 10,
+        "clip_length": 16,
+        "data.stride": None,
+        "model.frame_features": 128,
+        "model.label_features": 32,
+        "model.latent_channels": 12,
+        "model.decoder_features": 192,
+        "model.output": "rgb",
+        "loss.reconstruction": "mse",
+        "loss.clamp": True,
+        "loss.divide_recon_by_batch": True,
+        "loss.kl": "sum",
+        "loss.logvar_clip": 10.0,
+        "rollout.cut_feedback": True,
+        "rollout.cut_previous_features": True,
+        "beta.kind": kind,
+        "beta.cycle_length": 10.0,
+        "beta.ratio": 0.5,
+        "beta.scale": 1.0,
+        "beta.floor": 0.0,
+        "teacher_forcing.kind": "exponential",
+        "teacher_forcing.initial": 0.95,
+        "teacher_forcing.decay": 0.95,
+        "teacher_forcing.start": 10.0,
+        "teacher_forcing.draw": "epoch",
+        "learning_rate.peak": 1e-4,
+        "learning_rate.end": 1e-6,
+        "learning_rate.per": "epoch",
+        "learning_rate.warmup_epochs": 0,
+        "optimizer.clip_norm": 1.0,
+        "optimizer.ema_decay": 0.0,
+    }
+    assert {field: values[field] for field in expected} == expected
+
+
+def test_no_text_names_a_folder_of_one_machine():
+    folders = [ROOT / name for name in ("cvae_jax", "configs", "docs")]
+    texts = [p for folder in folders for p in folder.rglob("*") if p.suffix in TEXT]
+    texts += [*ROOT.glob("*.py"), *ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "pyproject.toml"]
+    found = [
+        str(path.relative_to(ROOT))
+        for path in texts
+        if re.search(r"/(work|root)/", path.read_text(encoding="utf-8"))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_what_exists(document):
+    text = document.read_text(encoding="utf-8")
+    paths = [(document.parent, link) for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text)]
+    for command in commands(document):
+        paths += [(ROOT, path) for path in re.findall(r"(?:\s|--config=)((?:\w+/)*\w+\.py)\b", command)]
+        modules = re.findall(r"-m (cvae_jax[\w.]*)", command)
+        paths += [(ROOT, module.replace(".", "/") + ".py") for module in modules]
+    missing = [path for folder, path in paths if not (folder / path).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_fields_and_targets_that_exist(document):
+    text = document.read_text(encoding="utf-8")
+    fields = flatten(default.get_config().to_dict())
+    overrides = set(re.findall(r"--config\.([\w.]+)=", text)) - {"a.b"}  # a.b stands for any field
+    assert overrides <= fields.keys()
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = [command.split()[1] for command in commands(document) if command.startswith("make ")]
+    assert set(named) <= set(targets)
