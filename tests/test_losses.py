@@ -1,0 +1,143 @@
+"""The objective against NumPy, written out from the report's equations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvae_jax.errors import UserError
+from cvae_jax.losses import Objective
+
+STEPS, CLIPS, BETA = 3, 4, 0.37
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Raw frames in and out of [0, 1], log-variances beyond the clip, per step and clip."""
+    rng = np.random.default_rng(0)
+    return {
+        "raw": rng.uniform(-0.5, 1.5, (STEPS, CLIPS, 5, 6, 3)),
+        "target": rng.uniform(0, 1, (STEPS, CLIPS, 5, 6, 3)),
+        "mu": rng.normal(size=(STEPS, CLIPS, 5, 6, 2)),
+        "logvar": rng.uniform(-13, 13, (STEPS, CLIPS, 5, 6, 2)),
+    }
+
+
+def evaluate(objective, data, *, train=True, mask=None, num_clips=None):
+    """(loss, recon, kl) of the package."""
+    arrays = {k: jnp.asarray(v, jnp.float32) for k, v in data.items()}
+    mask = jnp.ones(arrays["raw"].shape[1]) if mask is None else jnp.asarray(mask, jnp.float32)
+    recon = objective.reconstruction_error(arrays["raw"], arrays["target"])
+    kl = objective.kl_divergence(arrays["mu"], arrays["logvar"], train=train)
+    assert recon.shape == kl.shape == arrays["raw"].shape[:2]
+    num_clips = mask.sum() if num_clips is None else jnp.asarray(num_clips, jnp.float32)
+    return objective.reduce(recon, kl, mask, jnp.asarray(BETA), num_clips)
+
+
+def reported(data, train=True):
+    """The report's sums, step after step in float64: (loss, recon, kl)."""
+    batch = data["raw"].shape[1]
+    recon = kl = 0.0
+    for raw, target, mu, logvar in zip(*(data[k] for k in ("raw", "target", "mu", "logvar"))):
+        recon += np.mean((np.clip(raw, 0, 1) - target) ** 2) / batch
+        lv = np.clip(logvar, -10, 10) if train else logvar
+        kl += -0.5 * np.sum(1 + lv - mu**2 - np.exp(lv)) / batch
+    return recon + BETA * kl, recon, kl
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_report_exact(data, train):
+    np.testing.assert_allclose(
+        evaluate(Objective(), data, train=train), reported(data, train), rtol=1e-5
+    )
+
+
+def test_the_clip_is_where_logvar_exceeds_it_in_training_only(data):
+    train, inference = reported(data, True)[2], reported(data, False)[2]
+    assert inference > 2 * train  # the data reach the clip
+    assert evaluate(Objective(logvar_clip=0.0), data)[2] == pytest.approx(inference, rel=1e-5)
+    narrow = {**data, "logvar": np.clip(data["logvar"], -2, 2)}
+    clipped = evaluate(Objective(logvar_clip=2.0), data)[2]
+    assert clipped == pytest.approx(reported(narrow)[2], rel=1e-5)
+
+
+def test_kl_of_the_prior_itself_is_zero():
+    zeros = jnp.zeros((2, 3, 3, 4))
+    np.testing.assert_array_equal(Objective().kl_divergence(zeros, zeros, train=True), [0, 0])
+
+
+def test_per_element_is_the_sum_over_the_number_of_latent_elements(data):
+    total, mean = evaluate(Objective(), data), evaluate(Objective(kl="per_element"), data)
+    assert mean[2] == pytest.approx(float(total[2]) / (5 * 6 * 2), rel=1e-5)
+    assert mean[1] == total[1]
+    assert mean[0] == pytest.approx(float(total[1] + BETA * mean[2]), rel=1e-5)
+
+
+def test_l1_mse_and_reconstruction_not_divided_again(data):
+    error = np.clip(data["raw"], 0, 1) - data["target"]
+    expected = sum(np.mean(np.abs(e)) + np.mean(e**2) for e in error)
+    objective = Objective(reconstruction="l1_mse", divide_recon_by_batch=False)
+    assert evaluate(objective, data)[1] == pytest.approx(expected, rel=1e-5)
+    again = evaluate(Objective(reconstruction="l1_mse"), data)
+    assert again[1] == pytest.approx(expected / CLIPS, rel=1e-5)
+
+
+def test_only_the_clamped_frame_loses_the_gradient_out_of_range():
+    raw = jnp.asarray([-0.2, 0.4, 1.3]).reshape(1, 1, 3, 1)
+    target = jnp.full((1, 1, 3, 1), 0.5)
+
+    def gradient(clamp):
+        score = lambda r: Objective(clamp=clamp).reconstruction_error(r, target)[0]  # noqa: E731
+        return jax.grad(score)(raw).ravel()
+
+    np.testing.assert_allclose(gradient(True), [0, 2 / 3 * -0.1, 0], rtol=1e-5)
+    np.testing.assert_allclose(gradient(False), np.array([-0.7, -0.1, 0.8]) * 2 / 3, rtol=1e-5)
+
+
+def test_unclamped_value(data):
+    expected = np.sum(np.mean((data["raw"] - data["target"]) ** 2, axis=(1, 2, 3, 4))) / CLIPS
+    assert evaluate(Objective(clamp=False), data)[1] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"kl": "per_element", "divide_recon_by_batch": False}])
+def test_padded_clips_do_not_count(data, fields):
+    objective = Objective(**fields)
+    without = evaluate(objective, {k: v[:, [0, 2]] for k, v in data.items()})
+    np.testing.assert_allclose(
+        evaluate(objective, data, mask=[1, 0, 1, 0]), without, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("fields", [{}, {"divide_recon_by_batch": False}])
+def test_the_shares_of_two_devices_add_up(data, fields):
+    objective, mask = Objective(**fields), np.array([1, 1, 1, 0])
+    whole = evaluate(objective, data, mask=mask)
+    shares = [
+        evaluate(objective, {k: v[:, part] for k, v in data.items()}, mask=mask[part], num_clips=3)
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    np.testing.assert_allclose(np.sum(shares, axis=0), whole, rtol=1e-5)
+
+
+def test_a_single_step_is_reduced_like_a_clip_of_one(data):
+    objective = Objective()
+    recon, kl = jnp.asarray([0.1, 0.2]), jnp.asarray([3.0, 5.0])
+    mask, beta, num = jnp.ones(2), jnp.asarray(0.5), jnp.asarray(2.0)
+    value = objective.reduce(recon, kl, mask, beta, num)
+    np.testing.assert_allclose(value, [0.075 + 0.5 * 4, 0.075, 4], rtol=1e-6)
+    np.testing.assert_array_equal(value, objective.reduce(recon[None], kl[None], mask, beta, num))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"reconstruction": "l1"}, "config.loss.reconstruction is 'l1'; choose one of mse, l1_mse"),
+        ({"kl": "mean"}, "config.loss.kl is 'mean'; choose one of sum, per_element"),
+        ({"logvar_clip": -1.0}, "config.loss.logvar_clip is -1.0; give a finite number"),
+        ({"logvar_clip": float("nan")}, "config.loss.logvar_clip is nan; give a finite number"),
+        ({"logvar_clip": float("inf")}, "config.loss.logvar_clip is inf; give a finite number"),
+    ],
+)
+def test_refusals(fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Objective(**fields)

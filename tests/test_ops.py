@@ -1,0 +1,78 @@
+"""The CPU formulation of every convolution equals the native one: values and all gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvae_jax.models import ops
+
+OPERATIONS = {"dense": ops.dense, "conv3x3": ops.conv3x3, "depthwise3x3": ops.depthwise3x3}
+
+
+@jax.jit
+def both_formulations(arguments, cotangents):
+    """{operation: {formulation: (value, gradients of x, kernel and bias)}}, in one program."""
+
+    def run(name, formulation):
+        apply = lambda *inputs: OPERATIONS[name](*inputs, formulation)  # noqa: E731
+        value, pull_back = jax.vjp(apply, *arguments[name])
+        return value, *pull_back(cotangents[name])
+
+    return {name: {form: run(name, form) for form in ("plain", "cpu")} for name in OPERATIONS}
+
+
+@pytest.mark.parametrize(
+    ("shape", "features"),
+    [
+        ((2, 5, 7, 3), 4),
+        ((1, 1, 6, 2), 1),  # one row
+        ((3, 4, 1, 1), 2),  # one column, one channel
+        ((1, 1, 1, 1), 1),
+        ((1, 2, 3, 5), 8),
+    ],
+)
+def test_cpu_formulation_equals_the_plain_one(shape, features):
+    rng = np.random.default_rng([*shape, features])
+    normal = lambda *size: rng.normal(size=size).astype(np.float32)  # noqa: E731
+    channels = shape[-1]
+    kernels = {
+        "dense": (1, 1, channels, features),
+        "conv3x3": (3, 3, channels, features),
+        "depthwise3x3": (3, 3, 1, channels),
+    }
+    arguments = {k: (normal(*shape), normal(*s), normal(s[-1])) for k, s in kernels.items()}
+    cotangents = {k: normal(*shape[:3], s[-1]) for k, s in kernels.items()}
+    for name, results in both_formulations(arguments, cotangents).items():
+        what = ("value", "x", "kernel", "bias")
+        for part, plain, cpu in zip(what, results["plain"], results["cpu"], strict=True):
+            assert cpu.shape == plain.shape
+            np.testing.assert_allclose(cpu, plain, rtol=1e-5, atol=2e-5, err_msg=f"{name} {part}")
+
+
+def test_resolve_formulation():
+    assert ops.resolve_formulation("plain") == "plain"
+    assert ops.resolve_formulation("cpu") == "cpu"
+    assert jax.default_backend() == "cpu"  # conftest
+    assert ops.resolve_formulation("auto") == "cpu"
+
+
+def test_auto_is_plain_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert ops.resolve_formulation("auto") == "plain"
+    assert ops.resolve_formulation("cpu") == "cpu"
+
+
+def test_an_unknown_formulation_is_refused():
+    with pytest.raises(ValueError, match="formulation is 'fast'; known: auto, plain, cpu"):
+        ops.resolve_formulation("fast")
+
+
+def test_valid_convolution_is_the_cross_correlation():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 8, 9, 3)), rng.normal(size=(7, 7, 3, 2))
+    bias = rng.normal(size=2)
+    patches = np.lib.stride_tricks.sliding_window_view(x, (7, 7), axis=(1, 2))
+    expected = np.einsum("nhwiyx,yxio->nhwo", patches, kernel) + bias
+    value = ops.conv_valid(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, bias)))
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-4)
