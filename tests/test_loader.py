@@ -26,9 +26,7 @@ def clips_of(batches):
     """(recording, first frame) of every real clip, in order; checks that each is in one piece."""
     found = []
     for batch in batches:
-        for frames, labels, real in zip(
-            batch["frames"], batch["labels"], batch["mask"], strict=True
-        ):
+        for frames, labels, real in zip(batch["frames"], batch["labels"], batch["mask"], strict=True):
             assert (frames == frames[:, :1, :1]).all()
             assert len(set(frames[:, 0, 0, 0])) == 1  # one recording
             assert (np.diff(frames[:, 0, 0, 1].astype(int)) == 1).all()  # consecutive
@@ -40,8 +38,7 @@ def clips_of(batches):
 
 def same(one, other):
     return len(one) == len(other) and all(
-        a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
-        for a, b in zip(one, other, strict=True)
+        a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a) for a, b in zip(one, other, strict=True)
     )
 
 

@@ -47,9 +47,7 @@ def reported(data, train=True):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_report_exact(data, train):
-    np.testing.assert_allclose(
-        evaluate(Objective(), data, train=train), reported(data, train), rtol=1e-5
-    )
+    np.testing.assert_allclose(evaluate(Objective(), data, train=train), reported(data, train), rtol=1e-5)
 
 
 def test_the_clip_is_where_logvar_exceeds_it_in_training_only(data):
@@ -103,9 +101,7 @@ def test_unclamped_value(data):
 def test_padded_clips_do_not_count(data, fields):
     objective = Objective(**fields)
     without = evaluate(objective, {k: v[:, [0, 2]] for k, v in data.items()})
-    np.testing.assert_allclose(
-        evaluate(objective, data, mask=[1, 0, 1, 0]), without, rtol=1e-5
-    )
+    np.testing.assert_allclose(evaluate(objective, data, mask=[1, 0, 1, 0]), without, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fields", [{}, {"divide_recon_by_batch": False}])
