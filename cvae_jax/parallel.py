@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 AXIS = "devices"
@@ -29,6 +30,15 @@ class Devices:
 
     def __len__(self) -> int:
         return len(self.devices)
+
+    def place(self, tree: PyTree) -> PyTree:
+        """Put one copy of a tree on every device, laid out as `map_reduced` returns it.
+
+        A mapped function compiles once per layout of its arguments: a state placed like this at the start
+        is the only layout it ever sees.
+        """
+        mesh = Mesh(np.array(self.devices), (AXIS,))
+        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
     def map_reduced(self, function: Callable) -> Callable:
         """pmap `function(shared, batch, shared) -> shared`: outputs must be equal on all devices."""

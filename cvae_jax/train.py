@@ -141,7 +141,7 @@ class Run:
             state, progress = self.checkpoints.restore(state, self.checkpoints.find("last"))
             print(f"Going on from epoch {progress.epoch}, batch {progress.batch}.", flush=True)
         keep_rows(self.workdir / METRICS_FILE, progress.epoch)
-        return state, progress
+        return self.devices.place(state), progress
 
     def _epoch(self, state: TrainState, epoch: int, progress: Progress) -> TrainState:
         started = time.monotonic()
