@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cvae_jax.data.clips import Recording
+from cvae_jax.data.clips import Recording, to_unit
 
-BASELINES = ("copy_first", "copy_previous", "mean_frame", "nearest_pose")
-SEES_TARGET = ("posterior", "copy_previous")
 _CHUNK = 64
 
 
@@ -28,13 +26,13 @@ class Baselines:
     def predict(self, recording: Recording) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, prediction float32 in [0, 1] (T-1, H, W, 3)) for each baseline."""
         frames, labels = self._scene(recording.scene)
-        truth = _unit(recording.frames)
+        truth = to_unit(recording.frames)
         steps = len(truth) - 1
         yield "copy_first", np.repeat(truth[:1], steps, axis=0)
         yield "copy_previous", truth[:-1]
         mean = np.mean(frames, axis=0, dtype=np.float64).astype(np.float32) / 255
         yield "mean_frame", np.repeat(mean[None], steps, axis=0)
-        yield "nearest_pose", _unit(frames[nearest(recording.labels[1:], labels)])
+        yield "nearest_pose", to_unit(frames[nearest(recording.labels[1:], labels)])
 
     def _scene(self, scene: str) -> tuple[np.ndarray, np.ndarray]:
         if scene not in self._scenes:
@@ -56,7 +54,3 @@ def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         query = queries[begin : begin + _CHUNK].reshape(-1, pool.shape[1]).astype(np.float32)
         found.append(np.argmin(norms[None] - 2.0 * (query @ pool.T), axis=1))
     return np.concatenate(found)
-
-
-def _unit(video: np.ndarray) -> np.ndarray:
-    return video.astype(np.float32) / 255

@@ -16,26 +16,20 @@ from cvae_jax.errors import NonFiniteError, UserError
 def run(main: Callable[[], None]) -> None:
     """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2."""
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(lambda _: guarded(main), flags_parser=_parse)
 
 
 def stored_config(argv: list[str], template: ConfigDict) -> ConfigDict:
     """Return W/config.json of the --workdir in argv; a missing or broken one ends the program."""
     from cvae_jax import config
 
-    workdir = None
-    for position, argument in enumerate(argv):
-        name, separator, value = argument.lstrip("-").partition("=")
-        if name == "workdir" and argument.startswith("-"):
-            workdir = value if separator else "".join(argv[position + 1 : position + 2])
     if {"--help", "-help", "--helpfull", "--helpshort"} & set(argv):
         return template
+    told(lambda: flags.FLAGS(argv, known_only=True))
+    workdir = flags.FLAGS.workdir
     if not workdir:
         fail("--workdir is missing; give the folder of a run that train.py has started.")
-    try:
-        return config.load(Path(workdir), template)
-    except UserError as error:
-        fail(str(error))
+    return guarded(lambda: config.load(Path(workdir), template))
 
 
 def told(parse: Callable[[], Any]) -> Any:
@@ -56,9 +50,10 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def guarded(main: Callable[[], Any]) -> Any:
+    """Return main(), or end with the sentence of what went wrong."""
     try:
-        main()
+        return main()
     except UserError as error:
         fail(str(error))
     except NonFiniteError as error:

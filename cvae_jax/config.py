@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cvae_jax.errors import UserError
+from cvae_jax.files import replacing
 from cvae_jax.losses import Objective
 from cvae_jax.models.cvae import CVAE, OUTPUTS
 from cvae_jax.models.ops import FORMULATIONS
@@ -125,10 +125,8 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 def save(config: ConfigDict, workdir: Path) -> None:
     """Write W/config.json atomically."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / f".{FILE}.tmp"
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(temporary, workdir / FILE)
+    with replacing(workdir / FILE) as partial:
+        partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load(workdir: Path, template: ConfigDict) -> ConfigDict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +14,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cvae_jax.baselines import SEES_TARGET, Baselines
+from cvae_jax.baselines import Baselines
 from cvae_jax.checkpoint import Checkpoints
 from cvae_jax.config import Components
-from cvae_jax.data.clips import Recording
+from cvae_jax.data.clips import Recording, extend, to_unit
+from cvae_jax.files import replacing
 from cvae_jax.metrics import bootstrap_ci, psnr_per_frame, ssim_per_frame
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices
@@ -64,7 +64,6 @@ def evaluate(
         template = TrainState.create(variables, parts.optimizer)
         state, progress = checkpoints.restore(template, step)
     folder = workdir / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
 
     scores, pictures = score_model(config, parts, state.evaluation_variables, recordings, devices)
     scores |= score_baselines(data["train"], recordings)
@@ -72,8 +71,10 @@ def evaluate(
         "protocol": protocol(config, data, step, checkpoint, progress.epoch),
         "rows": rows(scores, config.eval.seed),
     }
-    _write(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    _write(folder / "table.md", tables.results_table(results))
+    with replacing(folder / "results.json") as partial:
+        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    with replacing(folder / "table.md") as partial:
+        partial.write_text(tables.results_table(results))
     draw(folder, workdir, results, recordings, pictures)
     return results
 
@@ -124,13 +125,13 @@ def score_baselines(
     measure = jax.jit(lambda p, t: (psnr_per_frame(p, t), ssim_per_frame(p, t)))
     scores: dict[str, list[ClipScores]] = {}
     for recording in recordings:
-        truth = recording.frames[1:].astype(np.float32) / 255
+        truth = to_unit(recording.frames[1:])
         for name, prediction in baselines.predict(recording):
             parts = []
             for begin in range(0, len(truth), _BASELINE_CHUNK):
                 chunk = slice(begin, begin + _BASELINE_CHUNK)
                 real = len(truth[chunk])
-                filled = [_fill(x[chunk], _BASELINE_CHUNK) for x in (prediction, truth)]
+                filled = [extend(x[chunk], _BASELINE_CHUNK) for x in (prediction, truth)]
                 parts.append([np.asarray(m)[:real] for m in measure(*map(jnp.asarray, filled))])
             psnr, ssim = (np.concatenate(values) for values in zip(*parts, strict=True))
             scores.setdefault(name, []).append(ClipScores(recording.scene, psnr, ssim))
@@ -175,7 +176,7 @@ def _row(name: str, clips: list[ClipScores], scenes: list[str], seed: int) -> di
         "psnr_ci95": None if interval is None else list(interval),
         "ssim": over_scenes(ssim),
         "num_clips": len(clips),
-        "sees_target": name in SEES_TARGET,
+        "sees_target": name in figures.SEES_TARGET,
         "per_frame_psnr": per_frame,
     }
 
@@ -253,13 +254,3 @@ def draw(
         figures.save_gif(folder / f"{stem}.gif", columns, fps=FPS)
         every = max(1, len(recording.frames) // 12)
         figures.save_strip(folder / f"{stem}_strip.png", columns, every=every)
-
-
-def _fill(video: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([video, np.repeat(video[-1:], length - len(video), axis=0)])
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

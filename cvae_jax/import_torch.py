@@ -175,10 +175,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("checkpoint", type=Path, help="the lab's .ckpt: a dict with 'state_dict'")
     parser.add_argument("--workdir", type=Path, required=True, help="folder to create the run in")
     arguments = parser.parse_args(argv)
-    try:
-        count = import_checkpoint(arguments.checkpoint, arguments.workdir)
-    except UserError as error:
-        cli.fail(str(error))
+    count = cli.guarded(lambda: import_checkpoint(arguments.checkpoint, arguments.workdir))
     print(f"Imported {count:,} parameters; now run: python evaluate.py --workdir={arguments.workdir}")
 
 

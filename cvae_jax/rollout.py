@@ -148,13 +148,13 @@ def predict(
     Returns:
       What was emitted (by default frames in [0, 1]), time-major (T-1, ...). labels[:, 0] is not used.
     """
-    first = _as_float(first)
+    first = as_float(first)
     mask = jnp.ones(first.shape[0])
 
     def body(previous: Array, inputs: tuple) -> tuple[Array, Any]:
         t, label = inputs
         previous_features = _encode_frame(model, variables, previous)
-        label = _as_float(label)[None]
+        label = as_float(label)[None]
         label_features, _ = _encode_label(model, variables, label, mask, train=False)
         z = temperature * noise(t)
         frame = jnp.clip(
@@ -252,16 +252,13 @@ class _Inputs:
 def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
     """Scan `advance` over the steps of a clip, picking the previous frame; (carried, outputs, stats)."""
     frames, labels = _time_major(clips.frames), _time_major(clips.labels)
-    first = _as_float(frames[0])
+    first = as_float(frames[0])
     # A true frame's features serve as "current" at its own step and as "previous" at the next one. They
     # can be carried only where they need no gradient and where one decision serves the whole batch.
     carry_features = feedback.cut_previous_features and forced.ndim == 1
     t = _steps(clips.frames)
     first_step = t == 1
     forced = forced | (first_step if forced.ndim == 1 else first_step[:, None])
-
-    def cut(x: Array, stop: bool) -> Array:
-        return lax.stop_gradient(x) if stop else x
 
     def body(carry, xs):
         generated, true_features, batch_stats, carried = carry
@@ -274,7 +271,7 @@ def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
                 lambda: _encode_frame(model, variables, generated),
             )
         else:
-            true_previous = _as_float(true_previous)
+            true_previous = as_float(true_previous)
             if forced_t.ndim == 0:
                 previous = lax.cond(forced_t, lambda: true_previous, lambda: generated)
             else:
@@ -285,18 +282,16 @@ def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
         inputs = _Inputs(
             t=t,
             previous=previous,
-            previous_features=previous_features
-            if previous_features is None
-            else lax.stop_gradient(previous_features),
-            current=_as_float(current),
-            label=_as_float(label),
+            previous_features=lax.stop_gradient(previous_features),  # given only where they are cut
+            current=as_float(current),
+            label=as_float(label),
             first=first,
             eps=noise(t),
             mask=clips.mask,
         )
         step, carried, output = advance(inputs, batch_stats, carried)
         true_features = lax.stop_gradient(step.current_features) if carry_features else None
-        generated = cut(step.frame, feedback.cut_feedback)
+        generated = lax.stop_gradient(step.frame) if feedback.cut_feedback else step.frame
         return (generated, true_features, step.batch_stats, carried), output
 
     features = _encode_frame(model, variables, first) if carry_features else None
@@ -338,7 +333,7 @@ def _folded_gradients(model, feedback, variables, clips, noise, score, total):
     size = max(
         d for d in range(1, min(feedback.time_chunk, num_steps) + 1) if num_steps % d == 0
     )
-    first = _as_float(frames[0])
+    first = as_float(frames[0])
 
     def fold(x: Array) -> Array:
         return x.reshape(-1, *x.shape[2:])
@@ -349,8 +344,8 @@ def _folded_gradients(model, feedback, variables, clips, noise, score, total):
     def body(carry, chunk):
         batch_stats, gradients = carry
         start = chunk * size
-        window = _as_float(lax.dynamic_slice_in_dim(frames, start, size + 1))
-        label = _as_float(lax.dynamic_slice_in_dim(labels, start + 1, size))
+        window = as_float(lax.dynamic_slice_in_dim(frames, start, size + 1))
+        label = as_float(lax.dynamic_slice_in_dim(labels, start + 1, size))
         eps = jax.vmap(noise)(start + 1 + jnp.arange(size))
 
         def loss_of(params):
@@ -401,7 +396,8 @@ def _decode(model, variables, previous_features, label_features, z, first) -> Ar
     )
 
 
-def _as_float(x: Array) -> Array:
+def as_float(x: Num[Array, ...]) -> Float[Array, ...]:
+    """Return uint8 video as float32 in [0, 1]; float video as it is."""
     return x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x
 
 

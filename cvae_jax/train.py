@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from cvae_jax import config as config_files
@@ -20,6 +21,7 @@ from cvae_jax.config import Components
 from cvae_jax.data import datasets
 from cvae_jax.data.loader import TrainLoader, pad_to_devices
 from cvae_jax.errors import NonFiniteError
+from cvae_jax.files import replacing
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices, total
 from cvae_jax.progress import Announcement, epoch_bar
@@ -54,8 +56,7 @@ def make_train_step(parts: Components) -> Callable:
             controls["beta"], total(jnp.sum(clips.mask)),
         )  # fmt: skip
         gradients, metrics = total((gradients, metrics))
-        squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)]
-        metrics["grad_norm"] = jnp.sqrt(jnp.sum(jnp.stack(squares)))
+        metrics["grad_norm"] = optax.tree.norm(gradients)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         updated = state.update(parts.optimizer, gradients, batch_stats, controls["learning_rate"])
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
@@ -297,9 +298,8 @@ def keep_rows(path: Path, epochs: int) -> None:
             break
         if row["epoch"] < epochs:
             rows.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(rows))
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_text("".join(rows))
 
 
 def append_row(path: Path, row: dict) -> None:

@@ -13,9 +13,9 @@ from jax import lax
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.loader import validation_batches
-from cvae_jax.metrics import psnr_from_mse, ssim_per_frame
+from cvae_jax.metrics import psnr_per_frame, ssim_per_frame
 from cvae_jax.parallel import Devices
-from cvae_jax.rollout import Clips, address, clip_noise, predict, reconstruct
+from cvae_jax.rollout import Clips, address, as_float, clip_noise, predict, reconstruct
 
 EVALUATION_STREAM = jnp.uint32(1)
 MODES = ("prior", "posterior")
@@ -69,10 +69,10 @@ def _rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
     model, objective = parts.model, parts.objective
 
     def score(frame, target):
-        target = target.astype(jnp.float32) / 255.0
+        target = as_float(target)
         scores = {
             "frames": jnp.round(255.0 * frame).astype(jnp.uint8),
-            "psnr": psnr_from_mse(jnp.mean((frame - target) ** 2, axis=(1, 2, 3))),
+            "psnr": psnr_per_frame(frame, target),
         }
         if with_ssim:
             scores["ssim"] = ssim_per_frame(frame, target)

@@ -2,11 +2,11 @@
 
 It needs an environment of its own (Python 3.11, Linux x86-64), because MediaPipe holds NumPy back:
 
-    python3.11 -m venv /tmp/pose-env
-    /tmp/pose-env/bin/pip install -r tools/requirements-pose.txt
-    /tmp/pose-env/bin/pip download --no-deps -d /tmp/pose-wheels pose2sim==0.10.49 sports2d==0.8.34
-    /tmp/pose-env/bin/python tools/make_real_clips.py --wheels /tmp/pose-wheels           # writes
-    /tmp/pose-env/bin/python tools/make_real_clips.py --wheels /tmp/pose-wheels --check   # compares
+    python3.11 -m venv pose-env
+    pose-env/bin/pip install -r tools/requirements-pose.txt
+    pose-env/bin/pip download --no-deps -d pose-wheels pose2sim==0.10.49 sports2d==0.8.34
+    pose-env/bin/python tools/make_real_clips.py --wheels pose-wheels           # writes
+    pose-env/bin/python tools/make_real_clips.py --wheels pose-wheels --check   # compares
 
 About four minutes on one core. `--check` ends with status 1 if a pixel, a keypoint or a word
 differs from what is committed. Each clip becomes two lossless PNG film-strips of `COLUMNS` frames

@@ -47,3 +47,13 @@ def windows(lengths: list[int], clip_length: int, stride: int) -> np.ndarray:
         for start in range(0, length - clip_length + 1, stride)
     ]
     return np.array(starts, dtype=np.int64).reshape(-1, 2)
+
+
+def extend(video: np.ndarray, length: int) -> np.ndarray:
+    """Return video (T, H, W, C) with its last frame repeated up to `length` frames."""
+    return np.concatenate([video, np.repeat(video[-1:], length - len(video), axis=0)])
+
+
+def to_unit(video: np.ndarray) -> np.ndarray:
+    """Return uint8 video as float32 in [0, 1]."""
+    return video.astype(np.float32) / 255

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 
-from cvae_jax.data.clips import Recording, windows
+from cvae_jax.data.clips import Recording, extend, windows
 from cvae_jax.errors import UserError
 
 SHUFFLE_STREAM = 0x5487
@@ -38,7 +39,7 @@ class TrainLoader:
                 f"config.clip_length={self.clip_length}; lower it or bring longer recordings."
             )
 
-    @property
+    @functools.cached_property
     def windows(self) -> np.ndarray:
         """All clips as (recording, first frame)."""
         return windows([len(r.frames) for r in self.recordings], self.clip_length, self.stride)
@@ -97,15 +98,12 @@ def validation_batches(
     size = -(-min(batch_size, len(recordings)) // num_devices) * num_devices
     longest = max(len(r.frames) for r in recordings)
 
-    def extend(video: np.ndarray) -> np.ndarray:
-        return np.concatenate([video, np.repeat(video[-1:], longest - len(video), axis=0)])
-
     for begin in range(0, len(recordings), size):
         ids = list(range(begin, min(begin + size, len(recordings))))
         filled = ids + ids[:1] * (size - len(ids))
         yield ids, {
-            "frames": np.stack([extend(recordings[i].frames) for i in filled]),
-            "labels": np.stack([extend(recordings[i].labels) for i in filled]),
+            "frames": np.stack([extend(recordings[i].frames, longest) for i in filled]),
+            "labels": np.stack([extend(recordings[i].labels, longest) for i in filled]),
             "mask": (np.arange(size) < len(ids)).astype(np.float32),
             "index": np.array(filled, dtype=np.int32),
         }

@@ -5,15 +5,15 @@ Videos are uint8 frames of shape (T, H, W, 3). Every file appears whole or not a
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+
+from cvae_jax.files import replacing
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 
@@ -73,7 +73,7 @@ def save_gif(
             part = part.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             canvas.paste(part, (left + margin, _BAR))
         images.append(canvas)
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         images[0].save(
             partial,
             format="GIF",
@@ -119,7 +119,7 @@ def image_strip(rows: dict[str, Frames], every: int = 1) -> UInt8[np.ndarray, "h
 def save_strip(path: str | os.PathLike, rows: dict[str, Frames], every: int = 1) -> None:
     """Saves `image_strip(rows, every)` as a PNG; same arguments and errors."""
     strip = Image.fromarray(image_strip(rows, every))
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         strip.save(partial, format="PNG")
 
 
@@ -249,18 +249,5 @@ def _finish(axes: Axes, legend: bool) -> None:
 
 
 def _save_figure(path: str | os.PathLike, figure: Figure) -> None:
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
-
-
-@contextmanager
-def _replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place once it has been written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
