@@ -89,6 +89,7 @@ def _check_run(config: ConfigDict) -> None:
         "clip_length": 2,
         "seed": 0,
         "data.stride": 1,
+        "data.frame_step": 1,
         "eval.every": 1,
         "eval.samples": 1,
         "eval.batch_size": 1,

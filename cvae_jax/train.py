@@ -106,6 +106,7 @@ class Run:
             batch_size=config.batch_size,
             seed=config.seed,
             shuffle=config.data.shuffle,
+            frame_step=config.data.frame_step,
         )
         self.frame_size = data["train"][0].frames.shape[1:3]
         self.devices = Devices(devices)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import data, moving_square, tiny_config  # noqa: F401
+from test_train import data, moving_square, small_model, tiny_config  # noqa: F401
 
 from cvae_jax.baselines import Baselines, nearest
 from cvae_jax.config import Components

@@ -17,19 +17,19 @@ def recording(number, length):
     return Recording("scene", f"r{number}", 0, frames, frames + 100)
 
 
-def loader(lengths=(11, 3, 8, 4), clip_length=4, stride=4, batch_size=3, seed=5, shuffle=True):
+def loader(lengths=(11, 3, 8, 4), clip_length=4, stride=4, batch_size=3, seed=5, shuffle=True, **fields):
     recordings = [recording(i, length) for i, length in enumerate(lengths)]
-    return TrainLoader(recordings, clip_length, stride, batch_size, seed, shuffle)
+    return TrainLoader(recordings, clip_length, stride, batch_size, seed, shuffle, **fields)
 
 
-def clips_of(batches):
+def clips_of(batches, frame_step=1):
     """(recording, first frame) of every real clip, in order; checks that each is in one piece."""
     found = []
     for batch in batches:
         for frames, labels, real in zip(batch["frames"], batch["labels"], batch["mask"], strict=True):
             assert (frames == frames[:, :1, :1]).all()
             assert len(set(frames[:, 0, 0, 0])) == 1  # one recording
-            assert (np.diff(frames[:, 0, 0, 1].astype(int)) == 1).all()  # consecutive
+            assert (np.diff(frames[:, 0, 0, 1].astype(int)) == frame_step).all()
             np.testing.assert_array_equal(labels, frames + 100)
             if real:
                 found.append(tuple(frames[0, 0, 0, :2].tolist()))
@@ -56,6 +56,15 @@ def test_windows_stay_within_a_recording(stride, expected):
     assert clips_of(loader(stride=stride, shuffle=False).batches(epoch=3)) == expected
     shuffled = clips_of(loader(stride=stride).batches(epoch=3))
     assert sorted(shuffled) == expected  # every clip exactly once
+
+
+def test_a_clip_of_every_third_frame():
+    """Four frames, three apart, span ten: the recordings of eight and four frames are too short."""
+    made = loader(stride=1, shuffle=False, frame_step=3)
+    assert clips_of(made.batches(epoch=0), frame_step=3) == [(0, 0), (0, 1)]
+    assert next(made.batches(epoch=0))["frames"].shape == (3, 4, *SIZE, 3)
+    with pytest.raises(UserError, match="config.clip_length=4, config.data.frame_step=4 frames apart"):
+        loader(frame_step=4)
 
 
 def test_windows_of_nothing_keep_their_shape():
@@ -106,7 +115,8 @@ def test_a_resumed_epoch_is_the_tail_of_the_whole(shuffle):
 def test_recordings_that_are_all_too_short():
     sentence = (
         r"^The longest training recording has 8 frames, too few for one clip of "
-        r"config.clip_length=9; lower it or bring longer recordings.$"
+        r"config.clip_length=9, config.data.frame_step=1 frames apart; lower one of them or bring "
+        r"longer recordings.$"
     )
     with pytest.raises(UserError, match=sentence):
         loader(lengths=(3, 8), clip_length=9)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from small_model import SmallCVAE
 
 from cvae_jax.errors import UserError
 from cvae_jax.losses import Objective
-from cvae_jax.models.cvae import CVAE, init_variables
+from cvae_jax.models.cvae import init_variables
 from cvae_jax.rollout import (
     Clips,
     Feedback,
@@ -25,7 +26,7 @@ H, W, N = 12, 11, 4
 B, STEPS = 2, 4
 GAIN = 8.0
 BETA = np.float32(1e-5)
-MODEL = CVAE(8, 2, N, 8, formulation="plain")
+MODEL = SmallCVAE(8, 2, N, 8)
 REPORT = Feedback()
 FEATURES_UNCUT = Feedback(cut_previous_features=False)
 UNCUT = Feedback(cut_feedback=False, cut_previous_features=False)

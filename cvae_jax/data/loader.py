@@ -30,19 +30,22 @@ class TrainLoader:
     batch_size: int
     seed: int
     shuffle: bool
+    frame_step: int = 1
 
     def __post_init__(self) -> None:
         if len(self.windows) == 0:
             longest = max((len(r.frames) for r in self.recordings), default=0)
             raise UserError(
                 f"The longest training recording has {longest} frames, too few for one clip of "
-                f"config.clip_length={self.clip_length}; lower it or bring longer recordings."
+                f"config.clip_length={self.clip_length}, config.data.frame_step={self.frame_step} frames "
+                "apart; lower one of them or bring longer recordings."
             )
 
     @functools.cached_property
     def windows(self) -> np.ndarray:
         """All clips as (recording, first frame)."""
-        return windows([len(r.frames) for r in self.recordings], self.clip_length, self.stride)
+        lengths = [len(r.frames) for r in self.recordings]
+        return windows(lengths, self.clip_length, self.stride, self.frame_step)
 
     @property
     def num_batches(self) -> int:
@@ -66,7 +69,8 @@ class TrainLoader:
     def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         real = len(chosen)
         filled = np.concatenate([chosen, np.repeat(chosen[:1], self.batch_size - real, axis=0)])
-        cut = [(self.recordings[r], slice(s, s + self.clip_length)) for r, s in filled]
+        span = (self.clip_length - 1) * self.frame_step + 1
+        cut = [(self.recordings[r], slice(s, s + span, self.frame_step)) for r, s in filled]
         return {
             "frames": np.stack([r.frames[part] for r, part in cut]),
             "labels": np.stack([r.labels[part] for r, part in cut]),

@@ -1,0 +1,54 @@
+"""The model's interface with one layer in place of each network: it compiles in a second.
+
+For tests of what is built around the model (the loop over time, training, evaluation), which do not
+depend on what its networks compute. The layers keep the names that those tests reach for; the label
+encoder has the model's own BatchNorm, masks and all.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cvae_jax.models.blocks import BatchNorm, Convolution, leaky_relu
+from cvae_jax.models.cvae import CVAE
+
+
+class Layer(nn.Module):
+    kind: str
+    features: int
+    layer: str
+
+    @nn.compact
+    def __call__(self, x):
+        return Convolution(self.kind, self.features, "plain", name=self.layer)(x)
+
+
+class LabelLayer(nn.Module):
+    features: int
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x, mask, train):
+        g, b = x.shape[:2]
+        x = Convolution("dense", 1, "plain", name="layer_1")(x.reshape(g * b, *x.shape[2:]))
+        x = BatchNorm(self.axis_name, name="layer_2")(x.reshape(g, b, *x.shape[1:]), mask, train)
+        return jnp.concatenate([x, leaky_relu(x, 0.1)], axis=-1)
+
+
+class PosteriorLayer(nn.Module):
+    latents: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = Convolution("dense", 2 * self.latents, "plain", name="layer_6")(leaky_relu(x, 0.1))
+        return tuple(jnp.split(x, 2, axis=-1))
+
+
+class SmallCVAE(CVAE):
+    """A CVAE of five layers; `frame_features`, `latent_channels` and `decoder_features` count."""
+
+    def setup(self):
+        self.frame_encoder = Layer("conv3x3", self.frame_features, "layer_6")
+        self.label_encoder = LabelLayer(2, self.axis_name)
+        self.gaussian_predictor = PosteriorLayer(self.latent_channels)
+        self.decoder_fusion = Layer("dense", self.decoder_features, "layer_5")
+        self.generator = Layer("conv3x3", 3, "layer_7")
