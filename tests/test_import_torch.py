@@ -1,0 +1,154 @@
+"""Lab checkpoints as workdirs: what is mapped, what is refused, and that evaluate.py takes the result."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from cvae_jax import config as config_files
+from cvae_jax import import_torch
+from cvae_jax.checkpoint import Checkpoints
+from cvae_jax.config import Components
+from cvae_jax.errors import UserError
+from cvae_jax.import_torch import dimensions, import_checkpoint, to_variables
+from cvae_jax.models.cvae import init_variables
+from cvae_jax.train_state import TrainState
+
+ROOT = Path(__file__).parent.parent
+FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
+
+
+@pytest.fixture
+def state_dict():
+    with np.load(FIXTURE) as data:
+        return {name[3:]: data[name] for name in data.files if name.startswith("sd/")}
+
+
+def restored(workdir):
+    config = config_files.load(workdir, default.get_config())
+    parts = Components.build(config)
+    template = TrainState.create(init_variables(parts.model, 0, (32, 64)), parts.optimizer)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return config, checkpoints.restore(template, checkpoints.find("best"))[0]
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture
+def as_if_read(monkeypatch, tmp_path):
+    """Let `import_checkpoint` read a dict as if PyTorch had loaded it from a file."""
+
+    def give(state_dict):
+        monkeypatch.setattr(import_torch, "load_state_dict", lambda path: state_dict)
+        return tmp_path / "lab.ckpt"
+
+    return give
+
+
+def test_the_workdir_holds_the_weights_and_their_dimensions(state_dict, as_if_read, tmp_path):
+    workdir = tmp_path / "W"
+    count = import_checkpoint(as_if_read(state_dict), workdir)
+    trained = {n: v for n, v in state_dict.items() if "running" not in n and "tracked" not in n}
+    assert count == sum(value.size for value in trained.values())
+    config, state = restored(workdir)
+    assert {name: config.model[name] for name in dimensions(state_dict)} == dimensions(state_dict)
+    assert (config.name, config.model.output, config.beta.kind) == ("lab", "rgb", "monotonic")
+    expected = to_variables(state_dict)
+    same(state.params, expected["params"])
+    same(state.batch_stats, expected["batch_stats"])
+    kernel = state.params["frame_encoder"]["layer_6"]["kernel"]  # (O, I, h, w) -> (h, w, I, O)
+    np.testing.assert_array_equal(
+        kernel[0, 1], state_dict["frame_transformation.6.weight"][:, :, 0, 1].T
+    )
+    with pytest.raises(UserError, match=f"There is a run in {workdir} already"):
+        import_checkpoint(as_if_read(state_dict), workdir)
+
+
+def test_names_of_a_data_parallel_checkpoint_are_the_same(state_dict):
+    same(to_variables({f"module.{n}": v for n, v in state_dict.items()}), to_variables(state_dict))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda d: d | {"resnet.0.weight": np.zeros(1)}, "entry 'resnet.0.weight' is not of the"),
+        (lambda d: d | {"Generator.0.gate.weight": np.zeros(1)}, "Generator.0.gate.weight"),
+        (lambda d: {n: v for n, v in d.items() if n != "Decoder_Fusion.5.weight"},
+         "has no 'Decoder_Fusion.5.weight'"),
+        (lambda d: {n: v for n, v in d.items() if n != "Generator.7.bias"},
+         r"generator.layer_7.bias has shape none, expected \(3,\) \(1 entries differ\)"),
+        (lambda d: d | {"Generator.7.bias": np.zeros(4)},
+         r"generator.layer_7.bias has shape \(4,\), expected \(3,\)"),
+    ],
+    ids=["another model", "another layer", "no dimensions", "entry missing", "another shape"],
+)  # fmt: skip
+def test_what_is_not_the_model_is_refused_and_nothing_written(
+    state_dict, as_if_read, tmp_path, change, sentence
+):
+    with pytest.raises(UserError, match=sentence):
+        import_checkpoint(as_if_read(change(state_dict)), tmp_path / "W")
+    assert not (tmp_path / "W").exists()
+
+
+def command(*arguments, block_torch=False):
+    start = "import sys, runpy; sys.modules['torch'] = None; " if block_torch else "import runpy; "
+    start += "runpy.run_module('cvae_jax.import_torch', run_name='__main__', alter_sys=True)"
+    return subprocess.run(
+        [sys.executable, "-c", start, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def one_sentence(done):
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_mistakes_on_the_command_line(tmp_path):
+    workdir = f"--workdir={tmp_path / 'W'}"
+    missing = one_sentence(command(tmp_path / "no.ckpt", workdir))
+    assert "There is no checkpoint at" in missing
+    (tmp_path / "lab.ckpt").write_bytes(b"not a checkpoint")
+    without = one_sentence(command(tmp_path / "lab.ckpt", workdir, block_torch=True))
+    assert "needs PyTorch: pip install -r requirements-dev.txt" in without
+    assert not (tmp_path / "W").exists()
+
+
+def test_files_that_pytorch_cannot_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "lab.ckpt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="cannot be read as a PyTorch checkpoint"):
+        import_torch.load_state_dict(path)
+    torch.save({"state_dict": {"x": Path("code is needed to build this")}}, path)
+    with pytest.raises(UserError, match="cannot be read as a PyTorch checkpoint"):
+        import_torch.load_state_dict(path)
+    torch.save({"weights": {}}, path)
+    with pytest.raises(UserError, match="holds no 'state_dict'"):
+        import_torch.load_state_dict(path)
+
+
+def test_from_a_saved_checkpoint_to_the_table(state_dict, tmp_path):
+    torch = pytest.importorskip("torch")
+    path, workdir = tmp_path / "lab.ckpt", tmp_path / "W"
+    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in state_dict.items()}
+    torch.save({"state_dict": tensors, "optimizer": {"step": 3}, "last_epoch": 7}, path)
+    done = command(path, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert f"now run: python evaluate.py --workdir={workdir}" in done.stdout
+    same(restored(workdir)[1].params, to_variables(state_dict)["params"])
+    scored = subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), f"--workdir={workdir}", "--config.eval.samples=1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert scored.returncode == 0, scored.stderr[-2000:]
+    table = (workdir / "eval" / "table.md").read_text()
+    assert "star_jump" in table and "| prior " in table
