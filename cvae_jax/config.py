@@ -27,6 +27,7 @@ LEAST_DIMENSIONS = {
     "label_features": 2,
     "latent_channels": 4,
     "decoder_features": 8,
+    "position_octaves": 0,
 }
 # Fields that do not change what is trained: a resumed run may differ in them.
 FREE_ON_RESUME = ("name", "data.cache", "data.dir", "eval.", "checkpoint.", "log.", "wandb")
@@ -70,10 +71,8 @@ class Components:
 def _model(section: ConfigDict) -> CVAE:
     for field, least in LEAST_DIMENSIONS.items():
         if section[field] < least:
-            raise UserError(
-                f"config.model.{field} is {section[field]}; give at least {least}, "
-                "the model divides it into whole parts."
-            )
+            reason = ", the model divides it into whole parts" if least else ""
+            raise UserError(f"config.model.{field} is {section[field]}; give at least {least}{reason}.")
     for field, known in (("output", OUTPUTS), ("formulation", FORMULATIONS)):
         if section[field] not in known:
             raise UserError(

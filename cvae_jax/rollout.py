@@ -146,9 +146,11 @@ def predict(
     """Generate a video from its first frame and labels, with z = temperature * noise.
 
     Returns:
-      What was emitted (by default frames in [0, 1]), time-major (T-1, ...). labels[:, 0] is not used.
+      What was emitted (by default frames in [0, 1]), time-major (T-1, ...). labels[:, 0] is used by the
+      model's 'residual' output only.
     """
     first = as_float(first)
+    reference = _reference(first, labels)
     mask = jnp.ones(first.shape[0])
 
     def body(previous: Array, inputs: tuple) -> tuple[Array, Any]:
@@ -158,7 +160,7 @@ def predict(
         label_features, _ = _encode_label(model, variables, label, mask, train=False)
         z = temperature * noise(t)
         frame = jnp.clip(
-            _decode(model, variables, previous_features, label_features[0], z, first), 0.0, 1.0
+            _decode(model, variables, previous_features, label_features[0], z, reference), 0.0, 1.0
         )
         return frame, emit(frame, t)
 
@@ -244,7 +246,7 @@ class _Inputs:
     previous_features: Array | None
     current: Array
     label: Array
-    first: Array
+    reference: Array
     eps: Array
     mask: Array
 
@@ -253,6 +255,7 @@ def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
     """Scan `advance` over the steps of a clip, picking the previous frame; (carried, outputs, stats)."""
     frames, labels = _time_major(clips.frames), _time_major(clips.labels)
     first = as_float(frames[0])
+    reference = _reference(first, clips.labels)
     # A true frame's features serve as "current" at its own step and as "previous" at the next one. They
     # can be carried only where they need no gradient and where one decision serves the whole batch.
     carry_features = feedback.cut_previous_features and forced.ndim == 1
@@ -285,7 +288,7 @@ def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
             previous_features=lax.stop_gradient(previous_features),  # given only where they are cut
             current=as_float(current),
             label=as_float(label),
-            first=first,
+            reference=reference,
             eps=noise(t),
             mask=clips.mask,
         )
@@ -313,16 +316,16 @@ def _posterior_step(model, params, batch_stats, inputs: _Inputs, train: bool) ->
     current_features = _encode_frame(model, variables, inputs.current)
     return _posterior_cell(
         model, variables, previous_features, current_features, label_features[0], inputs.eps,
-        inputs.first, batch_stats,
+        inputs.reference, batch_stats,
     )  # fmt: skip
 
 
 def _posterior_cell(
-    model, variables, previous_features, current_features, label_features, eps, first, batch_stats
+    model, variables, previous_features, current_features, label_features, eps, reference, batch_stats
 ) -> Step:
     mu, logvar = model.apply(variables, current_features, label_features, method="posterior")
     z = mu + jnp.exp(0.5 * logvar) * eps
-    raw = _decode(model, variables, previous_features, label_features, z, first)
+    raw = _decode(model, variables, previous_features, label_features, z, reference)
     return Step(raw, mu, logvar, current_features, batch_stats)
 
 
@@ -333,7 +336,7 @@ def _folded_gradients(model, feedback, variables, clips, noise, score, total):
     size = max(
         d for d in range(1, min(feedback.time_chunk, num_steps) + 1) if num_steps % d == 0
     )
-    first = as_float(frames[0])
+    reference = _reference(as_float(frames[0]), clips.labels)
 
     def fold(x: Array) -> Array:
         return x.reshape(-1, *x.shape[2:])
@@ -357,10 +360,10 @@ def _folded_gradients(model, feedback, variables, clips, noise, score, total):
             previous = features[:-1]
             if feedback.cut_previous_features:
                 previous = lax.stop_gradient(previous)
-            firsts = jnp.broadcast_to(first[None], window[1:].shape)
+            references = jnp.broadcast_to(reference[None], (size, *reference.shape))
             step = _posterior_cell(
                 model, here, fold(previous), fold(features[1:]), fold(label_features), fold(eps),
-                fold(firsts), new_stats,
+                fold(references), new_stats,
             )  # fmt: skip
             recon, kl = score(step, fold(window[1:]))
             loss, metrics = total(unfold(recon), unfold(kl))
@@ -390,10 +393,15 @@ def _encode_label(model, variables, label, mask, train: bool) -> tuple[Array, Py
     return features, updates["batch_stats"]
 
 
-def _decode(model, variables, previous_features, label_features, z, first) -> Array:
+def _decode(model, variables, previous_features, label_features, z, reference) -> Array:
     return model.apply(
-        variables, previous_features, label_features, z, first, method="decode"
+        variables, previous_features, label_features, z, reference, method="decode"
     )
+
+
+def _reference(first: Array, labels: Array) -> Array:
+    """What a clip starts from, (b, h, w, 6): its first frame and that frame's label."""
+    return jnp.concatenate([first, as_float(labels[:, 0])], axis=-1)
 
 
 def as_float(x: Num[Array, ...]) -> Float[Array, ...]:

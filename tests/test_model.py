@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cvae_jax.models.blocks import BatchNorm
-from cvae_jax.models.cvae import CVAE, init_variables
+from cvae_jax.models.cvae import CVAE, init_variables, positions
 
 DIMS = dict(frame_features=8, label_features=2, latent_channels=4, decoder_features=8)
 SIZE = (12, 11)
@@ -182,11 +182,11 @@ def test_shapes_of_the_parts(output):
     assert shape("encode_frame", maps(2, c=3)) == (2, *SIZE, 8)
     assert shape("encode_label", maps(5, 2, c=3), mask, train=False) == (5, 2, *SIZE, 2)
     assert shape("posterior", maps(2, c=8), maps(2, c=2)) == ((2, *SIZE, 4),) * 2
-    inputs = (maps(2, c=8), maps(2, c=2), maps(2, c=4), maps(2, c=3))
+    inputs = (maps(2, c=8), maps(2, c=2), maps(2, c=4), maps(2, c=6))
     assert shape("decode", *inputs) == (2, *SIZE, 3)
-    # The decoder sees the first frame too where it draws the difference to it.
+    # The decoder sees the first frame and its label too where it draws the difference to that frame.
     fused = variables["params"]["decoder_fusion"]["layer_0"]["conv1"]["kernel"].shape[2]
-    assert fused == 8 + 2 + 4 + (3 if output == "residual" else 0)
+    assert fused == 8 + 2 + 4 + (6 if output == "residual" else 0)
 
 
 @pytest.mark.parametrize("output", ["rgb", "residual"])
@@ -197,9 +197,26 @@ def test_residual_output_draws_the_difference_to_the_first_frame(output):
     last["kernel"] = np.zeros_like(last["kernel"])
     last["bias"] = np.float32([0.1, -0.2, 0.0])
     rng = np.random.default_rng(1)
-    shapes = [(1, *SIZE, c) for c in (8, 2, 4, 3)]
+    shapes = [(1, *SIZE, c) for c in (8, 2, 4, 6)]
     inputs = [rng.uniform(size=s).astype(np.float32) for s in shapes]
     frame = jax.jit(lambda v, *a: model.apply(v, *a, method="decode"))(variables, *inputs)
     expected = np.broadcast_to(np.float32([0.1, -0.2, 0.0]), frame.shape)
-    expected = expected + (inputs[-1] if output == "residual" else 0)
+    expected = expected + (inputs[-1][..., :3] if output == "residual" else 0)
     np.testing.assert_allclose(frame, expected, atol=1e-6)
+
+
+def test_positions_tell_every_pixel_apart():
+    one, two = np.asarray(positions(5, 4, 1)), np.asarray(positions(5, 4, 2))
+    assert one.shape == (5, 4, 4) and two.shape == (5, 4, 8)
+    np.testing.assert_array_equal(two[..., :4], one)
+    assert len(np.unique(one.reshape(20, 4).round(6), axis=0)) == 20
+    np.testing.assert_allclose(one[0, 0], [-1, -1, 0, 0], atol=1e-6)  # sin, sin, cos, cos of -pi/2
+    np.testing.assert_allclose(one[2, 3], [0, 1, 1, 0], atol=1e-6)
+    assert (one[:, :1, 0::2] == one[:, :, 0::2]).all()  # rows do not change along a row
+
+
+@pytest.mark.parametrize(("octaves", "channels"), [(0, 14), (2, 22)])
+def test_the_decoder_sees_positions_if_asked_to(octaves, channels):
+    variables = init_variables(CVAE(**DIMS, position_octaves=octaves), 0, SIZE)
+    first = variables["params"]["decoder_fusion"]["layer_0"]["conv1"]["kernel"]
+    assert first.shape[2] == channels

@@ -27,6 +27,7 @@ B, STEPS = 2, 4
 GAIN = 8.0
 BETA = np.float32(1e-5)
 MODEL = SmallCVAE(8, 2, N, 8)
+RESIDUAL = SmallCVAE(8, 2, N, 8, output="residual")
 REPORT = Feedback()
 FEATURES_UNCUT = Feedback(cut_previous_features=False)
 UNCUT = Feedback(cut_feedback=False, cut_previous_features=False)
@@ -49,8 +50,9 @@ def variables():
         features = MODEL.apply(variables, frame, method="encode_frame")
         zeros = partial(jnp.zeros, dtype=jnp.float32)
         return MODEL.apply(
-            variables, features, zeros((B, H, W, 2)), zeros((B, H, W, N)), frame, method="decode"
-        )
+            variables, features, zeros((B, H, W, 2)), zeros((B, H, W, N)), zeros((B, H, W, 6)),
+            method="decode",
+        )  # fmt: skip
 
     outputs = np.asarray(raw(variables, draw((B, H, W, 3), 7)))
     last = params["generator"]["layer_7"]
@@ -81,17 +83,19 @@ def eps_of(t):
     return jnp.asarray(EPS)[t - 1]
 
 
-@partial(jax.jit, static_argnames="feedback")
-def scanned(feedback, variables, clips, forced):
+@partial(jax.jit, static_argnames=("feedback", "model"))
+def scanned(feedback, variables, clips, forced, model=MODEL):
     """`clip_gradients` of the report's objective: one program a `feedback` and shape of `forced`."""
     return clip_gradients(
-        MODEL, Objective(), feedback, variables, clips, eps_of, forced,
+        model, Objective(), feedback, variables, clips, eps_of, forced,
         jnp.asarray(BETA), clips.mask.sum(),
     )  # fmt: skip
 
 
-@jax.jit
-def plain_step(params, stats, previous, current, label, eps, mask, forced, true_previous, cuts):
+@partial(jax.jit, static_argnames="model")
+def plain_step(
+    model, params, stats, previous, current, label, eps, mask, forced, true_previous, cuts, reference
+):
     """One step, written from the specification; cuts (2,) is 1 where a gradient stops."""
 
     def cut(x, stop):
@@ -99,14 +103,14 @@ def plain_step(params, stats, previous, current, label, eps, mask, forced, true_
 
     here = {"params": params, "batch_stats": stats}
     previous = jnp.where(forced[:, None, None, None], true_previous, cut(previous, cuts[0]))
-    previous_features = cut(MODEL.apply(here, previous, method="encode_frame"), cuts[1])
-    features = MODEL.apply(here, current, method="encode_frame")
-    label_features, updates = MODEL.apply(
+    previous_features = cut(model.apply(here, previous, method="encode_frame"), cuts[1])
+    features = model.apply(here, current, method="encode_frame")
+    label_features, updates = model.apply(
         here, label[None], mask, True, method="encode_label", mutable=["batch_stats"]
     )
-    mu, logvar = MODEL.apply(here, features, label_features[0], method="posterior")
+    mu, logvar = model.apply(here, features, label_features[0], method="posterior")
     z = mu + jnp.exp(logvar / 2) * eps
-    raw = MODEL.apply(here, previous_features, label_features[0], z, current, method="decode")
+    raw = model.apply(here, previous_features, label_features[0], z, reference, method="decode")
     frame = jnp.clip(raw, 0, 1)
     count = mask.sum()
     recon = (jnp.mean((frame - current) ** 2, axis=(1, 2, 3)) * mask).sum() / count**2
@@ -115,19 +119,21 @@ def plain_step(params, stats, previous, current, label, eps, mask, forced, true_
     return frame, updates["batch_stats"], recon, kl
 
 
-def plain(feedback, variables, clips, forced):
+def plain(feedback, variables, clips, forced, model=MODEL):
     """(gradients, metrics, statistics) by differentiating a loop in Python over the steps."""
     forced = np.broadcast_to(np.reshape(forced, (STEPS, -1)), (STEPS, B)).copy()
     forced[0] = True
     cuts = np.float32([feedback.cut_feedback, feedback.cut_previous_features])
+    reference = jnp.concatenate([clips.frames[:, 0], clips.labels[:, 0]], axis=-1)
 
     # Differentiated by the start too, so that all steps are one program.
     def loss(params, frame, stats):
         recon = kl = 0.0
         for t in range(1, STEPS + 1):
             frame, stats, recon_t, kl_t = plain_step(
-                params, stats, frame, clips.frames[:, t], clips.labels[:, t], EPS[t - 1],
+                model, params, stats, frame, clips.frames[:, t], clips.labels[:, t], EPS[t - 1],
                 clips.mask, forced[t - 1], clips.frames[:, t - 1], cuts,
+                reference,
             )  # fmt: skip
             recon, kl = recon + recon_t, kl + kl_t
         total = recon + BETA * kl
@@ -187,6 +193,19 @@ BY_CLIP = np.array([[False, True], [True, False], [False, False], [False, True]]
 )
 def test_gradients_are_those_of_a_plain_loop(variables, clips, feedback, forced):
     assert_same(scanned(feedback, variables, clips, forced), plain(feedback, variables, clips, forced))
+
+
+@pytest.fixture(scope="module")
+def residual_variables():
+    return jax.tree.map(jnp.asarray, init_variables(RESIDUAL, 0, (H, W)))
+
+
+@pytest.mark.parametrize(
+    ("feedback", "forced"), [(REPORT, FALSE), (FOLDED, TRUE)], ids=["scanned", "folded"]
+)
+def test_gradients_of_the_residual_output(residual_variables, clips, feedback, forced):
+    arguments = (feedback, residual_variables, clips, forced, RESIDUAL)
+    assert_same(scanned(*arguments), plain(*arguments))
 
 
 def test_the_three_cuts_have_different_gradients(variables, clips):
@@ -310,12 +329,12 @@ def test_no_gradient_reaches_the_frames_before(variables, clips):
 # Prediction
 
 
-@jax.jit
-def predicted(variables, first, labels, temperature):
+@partial(jax.jit, static_argnames="model")
+def predicted(variables, first, labels, temperature, model=MODEL):
     """(b, t, h, w, c) of `predict` with noise addressed by the place in the batch."""
     keys = address(jnp.asarray(5), jnp.arange(first.shape[0]))
     noise = clip_noise(keys, (H, W, N))
-    frames = predict(MODEL, variables, first, labels, noise, temperature=temperature)
+    frames = predict(model, variables, first, labels, noise, temperature=temperature)
     return jnp.swapaxes(frames, 0, 1)
 
 
@@ -336,6 +355,21 @@ def test_prediction_is_causal_and_follows_its_labels(variables, video):
         expected = [changed > 0 and t >= changed for t in range(1, STEPS + 1)]
         assert (difference[0] > 0).tolist() == expected, changed
         assert (difference[1] == 0).all()
+
+
+def test_the_residual_output_starts_from_the_first_frame_and_its_label(residual_variables, video):
+    first, labels, _ = video
+    frames = predicted(residual_variables, first, labels, 1.0, RESIDUAL)
+    other = labels.copy()
+    other[0, 0] = 1 - other[0, 0]
+    changed = np.abs(predicted(residual_variables, first, other, 1.0, RESIDUAL) - frames)
+    assert (changed[0].max(axis=(1, 2, 3)) > 0).all() and (changed[1] == 0).all()
+    last = residual_variables["params"]["generator"]["layer_7"]
+    still = {**residual_variables, "params": {
+        **residual_variables["params"], "generator": {"layer_7": jax.tree.map(jnp.zeros_like, last)}
+    }}  # fmt: skip
+    nothing_drawn = predicted(still, first, labels, 1.0, RESIDUAL)
+    np.testing.assert_array_equal(nothing_drawn, np.repeat(first[:, None], STEPS, axis=1))
 
 
 def test_prediction_depends_on_the_first_frame_and_the_noise(variables, video):

@@ -110,6 +110,22 @@ class Generator(nn.Module):
         return Convolution("dense", self.channels, self.formulation, name="layer_7")(x)
 
 
+def positions(height: int, width: int, octaves: int) -> Float[Array, "{height} {width} c"]:
+    """Return where each pixel is, (height, width, 4 * octaves), in [-1, 1].
+
+    With row and column running over [-1, 1]: sin and cos of pi/2 * 2^k times each, k < octaves (Fourier
+    features, Tancik et al., 2020; with one octave the image's sides are told apart, as in CoordConv,
+    Liu et al., 2018).
+    """
+    channels = []
+    for k in range(octaves):
+        row, column = (0.5 * jnp.pi * 2**k * jnp.linspace(-1.0, 1.0, n) for n in (height, width))
+        for wave in (jnp.sin, jnp.cos):
+            channels.append(jnp.broadcast_to(wave(row)[:, None], (height, width)))
+            channels.append(jnp.broadcast_to(wave(column)[None, :], (height, width)))
+    return jnp.stack(channels, axis=-1)
+
+
 class CVAE(nn.Module):
     """The model of one step: `encode_frame`, `encode_label`, `posterior` and `decode`.
 
@@ -118,8 +134,10 @@ class CVAE(nn.Module):
       label_features: L, at least 2.
       latent_channels: N, channels of the latent map z (H x W x N), at least 4.
       decoder_features: D, at least 8.
-      output: 'rgb' as in the reference, or 'residual': the decoder also sees the clip's first frame and
-        draws the difference to it, so that what does not move need not be drawn again.
+      output: 'rgb' as in the reference, or 'residual': the decoder also sees the clip's first frame with
+        its label and draws the difference to it, so that what does not move need not be drawn again.
+      position_octaves: the decoder also sees each pixel's place as sines and cosines of this many
+        octaves (see `positions`), so that it can remember what is where before a still camera; 0 = not.
       formulation: 'auto', 'plain' or 'cpu' (see `cvae_jax.models.ops`).
       axis_name: pmap axis over which BatchNorm's statistics are summed; None on one device.
     """
@@ -129,6 +147,7 @@ class CVAE(nn.Module):
     latent_channels: int
     decoder_features: int
     output: str = "rgb"
+    position_octaves: int = 0
     formulation: str = "auto"
     axis_name: str | None = None
 
@@ -161,21 +180,29 @@ class CVAE(nn.Module):
         previous_features: Float[Array, "n h w f"],
         label_features: Float[Array, "n h w l"],
         z: Float[Array, "n h w z"],
-        first: Float[Array, "n h w 3"],
+        reference: Float[Array, "n h w 6"],
     ) -> Float[Array, "n h w 3"]:
-        """Return the predicted frame, not clamped; `first` is used by the 'residual' output only."""
+        """Return the predicted frame, not clamped.
+
+        `reference` holds the clip's first frame and its label; the 'residual' output uses it only.
+        """
         inputs = [previous_features, label_features, z]
         if self.output == "residual":
-            inputs.append(first)
+            inputs.append(reference)
+        if self.position_octaves:
+            n, h, w, _ = z.shape
+            places = positions(h, w, self.position_octaves)
+            inputs.append(jnp.broadcast_to(places, (n, *places.shape)))
         drawn = self.generator(self.decoder_fusion(jnp.concatenate(inputs, axis=-1)))
-        return drawn if self.output == "rgb" else first + drawn
+        return drawn if self.output == "rgb" else reference[..., :3] + drawn
 
     def __call__(self, frame: Float[Array, "n h w 3"], label: Float[Array, "n h w 3"]) -> Array:
         """Run every module once (used to create the variables)."""
         features = self.encode_frame(frame)
         label_features = self.encode_label(label[None], jnp.ones(frame.shape[0]), train=True)[0]
         mu, _ = self.posterior(features, label_features)
-        return self.decode(features, label_features, mu, frame)
+        reference = jnp.concatenate([frame, label], axis=-1)
+        return self.decode(features, label_features, mu, reference)
 
 
 def init_variables(model: CVAE, seed: int, frame_size: tuple[int, int]) -> dict:
