@@ -9,16 +9,18 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.name = "quickstart"
-    config.num_epochs = 8
-    config.batch_size = 4
+    config.num_epochs = 12
+    config.batch_size = 2
     config.clip_length = 9
     config.data.stride = 1
+    config.data.frame_step = 3  # clips span 25 frames: more movement to learn from
 
     config.model.frame_features = 16
     config.model.label_features = 8
     config.model.latent_channels = 4
     config.model.decoder_features = 32
     config.model.output = "residual"
+    config.model.position_octaves = 5  # to remember what the moving person uncovers
 
     config.loss.clamp = False
     config.loss.divide_recon_by_batch = False
@@ -27,7 +29,8 @@ def get_config():
     config.beta.scale = 10.0
     config.teacher_forcing.kind = "constant"
     config.teacher_forcing.initial = 0.0
-    config.learning_rate.peak = 2e-3
+    config.learning_rate.peak = 4e-3
     config.learning_rate.end = 0.0
     config.learning_rate.per = "step"
+    config.eval.every = 2
     return config
