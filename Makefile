@@ -24,7 +24,7 @@ env: $(VENV)/.runtime
 
 demo: env
 	$(RUN) train.py --config=configs/quickstart.py --workdir=runs/demo
-	$(RUN) evaluate.py --workdir=runs/demo
+	$(RUN) evaluate.py --workdir=runs/demo --checkpoint=last
 	@echo "Look at runs/demo/eval/star_jump.gif, per_frame_psnr.png, training_curves.png and table.md."
 
 test: $(VENV)/.test

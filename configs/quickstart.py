@@ -9,7 +9,7 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.name = "quickstart"
-    config.num_epochs = 12
+    config.num_epochs = 16
     config.batch_size = 2
     config.clip_length = 9
     config.data.stride = 1
