@@ -2,11 +2,13 @@
 
 import concurrent.futures
 import json
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -247,6 +249,22 @@ def test_a_failure_half_way_leaves_nothing_and_can_be_mended(
     refused(lab, cache, str(path), "cut short", "good copy")
     path.write_bytes(good)
     assert load(lab, cache)["validation"][0].labels[9, 0, 0, 0] == 145
+
+
+def test_what_a_killed_preparation_left_is_removed_a_day_later(
+    lab: pathlib.Path, cache: pathlib.Path
+) -> None:
+    load(lab, cache)
+    (entry,) = [path for path in (cache / "frame_folder").iterdir() if path.is_dir()]
+    works = [entry.parent / f".{entry.name}.{name}" for name in ("long_ago", "just_now")]
+    for work in works:
+        (work / "part").mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 24 * 60 * 60
+    for path in (works[0] / "part", works[0]):
+        os.utime(path, (two_days_ago, two_days_ago))
+    shutil.rmtree(entry)
+    load(lab, cache)
+    assert entry.is_dir() and [work.exists() for work in works] == [False, True]
 
 
 def test_several_at_once_prepare_one_entry(lab: pathlib.Path, cache: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from cvae_jax.data.clips import Recording
 from cvae_jax.errors import UserError
 
 RECORD_FRAMES = 512
+ABANDONED_AFTER = 24 * 60 * 60  # seconds without a change: what a killed preparation left behind
 SPLITS = ("train", "validation")
 
 
@@ -117,6 +119,7 @@ def load_prepared(
 def _prepare(entry: pathlib.Path, make_builder: Callable[[str], RecordingsBuilder]) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(entry)
         work = tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent)
     except OSError as error:
         raise UserError(
@@ -143,6 +146,15 @@ def _prepare(entry: pathlib.Path, make_builder: Callable[[str], RecordingsBuilde
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_abandoned(entry: pathlib.Path) -> None:
+    """Removes the working folders of preparations of this entry that were killed long ago."""
+    for work in entry.parent.glob(f".{entry.name}.*"):
+        with contextlib.suppress(FileNotFoundError):  # it is at work after all, or just done
+            newest = max(path.stat().st_mtime for path in (work, *work.rglob("*")))
+            if time.time() - newest > ABANDONED_AFTER:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _rename(source: str, target: pathlib.Path) -> None:
