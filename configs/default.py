@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.data.dir = placeholder(str)  # frame_folder: the folder with train/ and val/
     config.data.cache = placeholder(str)  # prepared data; None = data/ of this clone
     config.data.frame_size = placeholder(tuple)  # (H, W); None = (64, 32) real_clips, (32, 64) frame_folder
-    config.data.stride = placeholder(int)  # frames between clip starts; None = clip_length (no overlap)
+    config.data.stride = placeholder(int)  # frames between clip starts; None = no overlap
     config.data.frame_step = 1  # a training clip takes every n-th frame (evaluation takes every frame)
     config.data.shuffle = True  # order of the clips as a pure function of (seed, epoch)
 

@@ -102,7 +102,7 @@ class Run:
         self.loader = TrainLoader(
             data["train"],
             clip_length=config.clip_length,
-            stride=config.data.stride or config.clip_length,
+            stride=config.data.stride,
             batch_size=config.batch_size,
             seed=config.seed,
             shuffle=config.data.shuffle,

@@ -63,6 +63,8 @@ def test_a_clip_of_every_third_frame():
     made = loader(stride=1, shuffle=False, frame_step=3)
     assert clips_of(made.batches(epoch=0), frame_step=3) == [(0, 0), (0, 1)]
     assert next(made.batches(epoch=0))["frames"].shape == (3, 4, *SIZE, 3)
+    apart = loader(lengths=(21, 10, 9), stride=None, shuffle=False, frame_step=3)
+    assert clips_of(apart.batches(epoch=0), frame_step=3) == [(0, 0), (0, 10), (1, 0)]
     with pytest.raises(UserError, match="config.clip_length=4, config.data.frame_step=4 frames apart"):
         loader(frame_step=4)
 

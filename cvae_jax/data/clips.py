@@ -36,19 +36,24 @@ class Recording:
             )
 
 
+def span(clip_length: int, frame_step: int) -> int:
+    """Return how many frames of a recording a clip of every `frame_step`-th frame covers."""
+    return (clip_length - 1) * frame_step + 1
+
+
 def windows(
     lengths: list[int], clip_length: int, stride: int, frame_step: int = 1
 ) -> np.ndarray:
     """Return int (n, 2): (recording, first frame) of every clip that fits, `stride` frames apart.
 
-    A clip takes every `frame_step`-th frame, so it spans (clip_length - 1) * frame_step + 1 of them. It
-    never straddles two recordings; frames that do not fill a clip at the end are left out.
+    A clip takes every `frame_step`-th frame. It never straddles two recordings; frames that do not fill a
+    clip at the end are left out.
     """
-    span = (clip_length - 1) * frame_step + 1
+    covered = span(clip_length, frame_step)
     starts = [
         (recording, start)
         for recording, length in enumerate(lengths)
-        for start in range(0, length - span + 1, stride)
+        for start in range(0, length - covered + 1, stride)
     ]
     return np.array(starts, dtype=np.int64).reshape(-1, 2)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cvae_jax.data.clips import Recording, extend, windows
+from cvae_jax.data.clips import Recording, extend, span, windows
 from cvae_jax.errors import UserError
 
 SHUFFLE_STREAM = 0x5487
@@ -18,6 +18,9 @@ SHUFFLE_STREAM = 0x5487
 class TrainLoader:
     """Clips of fixed length from recordings in memory, in an order given by (seed, epoch).
 
+    A clip takes every `frame_step`-th frame; clips begin `stride` frames apart (None: where the one before
+    ends, so that no two overlap).
+
     Nothing needs saving for a resume: `batches(epoch, start)` begins where an interrupted epoch stopped.
     A short last batch is filled up with copies of its first clip whose mask is 0.
 
@@ -26,7 +29,7 @@ class TrainLoader:
 
     recordings: list[Recording]
     clip_length: int
-    stride: int
+    stride: int | None
     batch_size: int
     seed: int
     shuffle: bool
@@ -45,7 +48,8 @@ class TrainLoader:
     def windows(self) -> np.ndarray:
         """All clips as (recording, first frame)."""
         lengths = [len(r.frames) for r in self.recordings]
-        return windows(lengths, self.clip_length, self.stride, self.frame_step)
+        stride = self.stride or span(self.clip_length, self.frame_step)
+        return windows(lengths, self.clip_length, stride, self.frame_step)
 
     @property
     def num_batches(self) -> int:
@@ -69,8 +73,8 @@ class TrainLoader:
     def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         real = len(chosen)
         filled = np.concatenate([chosen, np.repeat(chosen[:1], self.batch_size - real, axis=0)])
-        span = (self.clip_length - 1) * self.frame_step + 1
-        cut = [(self.recordings[r], slice(s, s + span, self.frame_step)) for r, s in filled]
+        covered = span(self.clip_length, self.frame_step)
+        cut = [(self.recordings[r], slice(s, s + covered, self.frame_step)) for r, s in filled]
         return {
             "frames": np.stack([r.frames[part] for r, part in cut]),
             "labels": np.stack([r.labels[part] for r, part in cut]),
