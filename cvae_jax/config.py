@@ -102,6 +102,9 @@ def _check_run(config: ConfigDict) -> None:
         value = values[field]
         if value is not None and not value >= smallest:
             raise UserError(f"config.{field} is {value!r}; give at least {smallest}.")
+    for field in ("seed", "eval.seed"):
+        if not values[field] < 2**32:
+            raise UserError(f"config.{field} is {values[field]!r}; give a number below 2**32.")
     size = config.data.frame_size
     if size is not None and (
         len(size) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 11 for n in size)
@@ -125,8 +128,14 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 def save(config: ConfigDict, workdir: Path) -> None:
     """Write W/config.json atomically."""
-    with replacing(workdir / FILE) as partial:
-        partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    try:
+        with replacing(workdir / FILE) as partial:
+            partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to the workdir {workdir} ({error.strerror}); give --workdir a folder that can "
+            "be written."
+        ) from error
 
 
 def load(workdir: Path, template: ConfigDict) -> ConfigDict:
@@ -139,13 +148,13 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
         )
     try:
         stored = json.loads(path.read_text())
+        unknown = sorted(flatten(stored).keys() - flatten(template.to_dict()).keys())
+        if unknown:
+            raise UserError(f"{path} has fields this version does not know: {', '.join(unknown)}.")
         config = copy.deepcopy(template)
         config.update(_tuples(stored))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as a config of this version: {error}") from None
-    unknown = sorted(flatten(stored).keys() - flatten(template.to_dict()).keys())
-    if unknown:
-        raise UserError(f"{path} has fields this version does not know: {', '.join(unknown)}.")
     return config
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from cvae_jax.baselines import Baselines
 from cvae_jax.checkpoint import Checkpoints
 from cvae_jax.config import Components
-from cvae_jax.data.clips import Recording, extend, to_unit
+from cvae_jax.data.clips import Recording, data_hash, extend, to_unit
 from cvae_jax.files import replacing
 from cvae_jax.metrics import bootstrap_ci, psnr_per_frame, ssim_per_frame
 from cvae_jax.models.cvae import init_variables
@@ -207,16 +206,6 @@ def protocol(
         "epochs_trained": epochs,
         "parameters_averaged": bool(config.optimizer.ema_decay),
     }
-
-
-def data_hash(recordings: list[Recording]) -> str:
-    """Return a short hash of the validation clips' pixels and labels."""
-    digest = hashlib.blake2b(digest_size=8)
-    for recording in recordings:
-        digest.update(recording.name.encode())
-        digest.update(np.ascontiguousarray(recording.frames))
-        digest.update(np.ascontiguousarray(recording.labels))
-    return digest.hexdigest()
 
 
 def draw(

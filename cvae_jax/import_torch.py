@@ -1,7 +1,7 @@
 """Turn a checkpoint of the original PyTorch program into a workdir: `python -m cvae_jax.import_torch`.
 
     python -m cvae_jax.import_torch lab.ckpt --workdir=runs/lab
-    python evaluate.py --workdir=runs/lab
+    python evaluate.py --workdir=runs/lab --config.data.name=frame_folder --config.data.dir=D
 """
 
 from __future__ import annotations
@@ -176,7 +176,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder to create the run in")
     arguments = parser.parse_args(argv)
     count = cli.guarded(lambda: import_checkpoint(arguments.checkpoint, arguments.workdir))
-    print(f"Imported {count:,} parameters; now run: python evaluate.py --workdir={arguments.workdir}")
+    print(
+        f"Imported {count:,} parameters; now run: python evaluate.py --workdir={arguments.workdir} "
+        "--config.data.name=frame_folder --config.data.dir=D (the lab's data; without, the embedded clips)"
+    )
 
 
 if __name__ == "__main__":

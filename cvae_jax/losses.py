@@ -1,8 +1,8 @@
 """The training objective, per clip and per frame until the last line.
 
 Report-exact is `Objective()`: mean squared error of the clamped frame, KL summed over the latent map,
-the reconstruction divided by the number of clips once more than the mean over them (see the report's
-equations in the README), KL on the log-variance clipped to +-10.
+the reconstruction divided by the number of clips once more than the mean over them, KL on the
+log-variance clipped to +-10.
 """
 
 from __future__ import annotations

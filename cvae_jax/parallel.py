@@ -1,4 +1,4 @@
-"""The only pmap: training, validation, evaluation and generation go to the devices through here.
+"""The only pmap: training, validation and evaluation go to the devices through here.
 
 States are kept once, not replicated: `in_axes=None` broadcasts them, `out_axes=None` returns one copy. A
 batch is (clips, ...) outside and (devices, clips / devices, ...) inside.

@@ -228,7 +228,8 @@ def clip_gradients(
             variables["params"]
         )
         return gradients, metrics, batch_stats
-    if not feedback.fold_time:
+    # Decisions per clip differ between devices; each must run the same collective operations.
+    if not feedback.fold_time or forced.ndim == 2:
         return within_steps()
     return lax.cond(
         jnp.all(forced[1:]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +16,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from configs import default
 from cvae_jax import config as config_files
 from cvae_jax.checkpoint import Checkpoints, Progress, checkpoint_metrics
 from cvae_jax.config import Components
 from cvae_jax.data import datasets
+from cvae_jax.data.clips import data_hash
 from cvae_jax.data.loader import TrainLoader, pad_to_devices
-from cvae_jax.errors import NonFiniteError
+from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.files import replacing
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices, total
@@ -31,6 +34,7 @@ from cvae_jax.validation import Validator, summary
 from cvae_jax.writers import Writers
 
 METRICS_FILE = "metrics.jsonl"
+DATA_FILE = "train_data.blake2b"
 TRAINING_STREAM = jnp.uint32(0)
 DEFAULT_CACHE = Path(__file__).parent.parent / "data"
 
@@ -94,11 +98,13 @@ class Run:
     ):
         self.config, self.workdir = config, workdir
         self.parts = Components.build(config)
-        if (workdir / config_files.FILE).exists():
-            stored = config_files.load(workdir, config)
+        trained = any((workdir / "checkpoints").glob("[0-9]*"))  # else there is nothing to protect
+        if trained and (workdir / config_files.FILE).exists():
+            stored = config_files.load(workdir, default.get_config())
             config_files.refuse_other_training(config, stored, workdir)
         data = load_data(config)
         self.validation = data["validation"]
+        refuse_other_data(workdir / DATA_FILE, data_hash(data["train"]), trained)
         self.loader = TrainLoader(
             data["train"],
             clip_length=config.clip_length,
@@ -116,6 +122,8 @@ class Run:
         )
         self._schedule_values(0, 0)  # refuses schedules that do not fit the run's length
         config_files.save(config, workdir)
+        with replacing(workdir / DATA_FILE) as partial:
+            partial.write_text(data_hash(data["train"]) + "\n")
         self.checkpoints = Checkpoints(
             workdir,
             keep=config.checkpoint.keep,
@@ -287,6 +295,15 @@ def refuse_non_finite(
     )
 
 
+def refuse_other_data(path: Path, found: str, trained: bool) -> None:
+    """Raise UserError if a run that is to go on was trained on other data (a moved folder is the same)."""
+    if trained and path.exists() and path.read_text().strip() != found:
+        raise UserError(
+            f"The run in {path.parent} was trained on other data than the config gives now: give the same "
+            "data to go on with it, or another --workdir to start anew."
+        )
+
+
 def keep_rows(path: Path, epochs: int) -> None:
     """Drop the rows of epochs that will be run again, and a row cut short by a kill."""
     if not path.exists():
@@ -303,9 +320,16 @@ def keep_rows(path: Path, epochs: int) -> None:
         partial.write_text("".join(rows))
 
 
+def finite(value: Any) -> Any:
+    """Return a row with null where a number is infinite or not a number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def append_row(path: Path, row: dict) -> None:
     """Append one JSON object and wait until it is on disk (the checkpoint that follows relies on it)."""
     with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(finite(row), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -43,10 +43,16 @@ class Writers:
         images = {}
         for prior, posterior in zip(scored["prior"], scored["posterior"], strict=True):
             recording = prior.recording
-            for t, value in enumerate(prior.scores["psnr"], start=1):
-                # TensorBoard's x axis is the frame here: one tag per validation step would be lost.
+            # TensorBoard's x axis is the frame here, so each validation needs a tag of its own.
+            tag = f"{recording.scene}/step_{step}"
+            curves = zip(prior.scores["psnr"], posterior.scores["psnr"], strict=True)
+            for t, (z_prior, z_posterior) in enumerate(curves, start=1):
                 self._tensorboard.write_scalars(
-                    t, {f"per_frame_psnr_prior/{recording.scene}/step_{step}": value}
+                    t,
+                    {
+                        f"per_frame_psnr_prior/{tag}": z_prior,
+                        f"per_frame_psnr_posterior/{tag}": z_posterior,
+                    },
                 )
             images[recording.scene] = image_strip(
                 {

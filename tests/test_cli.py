@@ -101,9 +101,10 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, fol
                 break
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL  # it was still at work
     resumed = door("train.py", environment, *flags, f"--workdir={killed}")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert "Going on from epoch" in resumed.stdout
     assert rows_without_times(killed) == rows_without_times(whole)
     assert len(rows_without_times(whole)) == 4
     assert same_bits(final_checkpoint(whole), final_checkpoint(killed))
@@ -131,6 +132,7 @@ MISTAKES = {
     "no clip fits": (["--config.clip_length=200"], "config.clip_length=200"),
     "no data": (["--config.data.name=frame_folder"], "config.data.dir"),
     "no such data set": (["--config.data.name=kth"], "kth"),
+    "large seed": (["--config.seed=4294967296"], "below 2**32"),
     "frame size": (["--config.data.frame_size=(64, 5)"], "config.data.frame_size"),
 }  # fmt: skip
 

@@ -79,15 +79,16 @@ def same_bits(a, b):
 
 
 @pytest.mark.parametrize(
-    "draw",
+    ("draw", "fold_time"),
     [
-        "epoch",
-        "example_step",
-        pytest.param("epoch", marks=pytest.mark.slow, id="epoch-whole-model"),
-        pytest.param("example_step", marks=pytest.mark.slow, id="example_step-whole-model"),
+        ("epoch", False),
+        ("epoch", True),
+        ("example_step", True),  # devices whose clips are all forced must not go another way
+        pytest.param("epoch", False, marks=pytest.mark.slow, id="epoch-whole-model"),
+        pytest.param("example_step", False, marks=pytest.mark.slow, id="example_step-whole-model"),
     ],
 )
-def test_one_device_equals_four(draw):
+def test_one_device_equals_four(draw, fold_time):
     """Same global batch of 6 real clips on 1 and on 4 devices (padded to 8): same losses and parameters.
 
     Tolerance: summing in another order changes float32 losses by less than 1e-4 relative. Adam's first
@@ -96,6 +97,7 @@ def test_one_device_equals_four(draw):
     """
     config = tiny_config()
     config.teacher_forcing.draw = draw
+    config.rollout.fold_time = fold_time
     parts = Components.build(config)
     variables = init_variables(parts.model, 0, (16, 12))
     rng = np.random.default_rng(0)
@@ -107,6 +109,7 @@ def test_one_device_equals_four(draw):
     }
     if draw == "example_step":
         batch["forced"] = rng.random((6, 3)) < 0.5
+        batch["forced"][:2] = True  # all that the first device has
     results, statistics = {}, {}
     for count in (1, 4):
         devices = Devices(jax.local_devices()[:count])
@@ -194,14 +197,32 @@ def test_run_compiles_its_step_once_and_resumes_bitwise(data, tmp_path, caplog):
 
 def test_resume_with_another_config_is_refused_naming_the_field(data, tmp_path):
     config = tiny_config()
+    config.learning_rate.peak = 7e-3
     Run(config, tmp_path, jax.local_devices()[:1]).writers.close()
+    config.learning_rate.peak = 1e-3  # nothing is trained yet: any config may follow
+    Run(config, tmp_path, jax.local_devices()[:1]).writers.close()
+    (tmp_path / "checkpoints" / "0").mkdir(parents=True)
     config.learning_rate.peak = 5e-3
     with pytest.raises(UserError, match=r"config\.learning_rate\.peak is 0\.005 but was 0\.001"):
         Run(config, tmp_path)
     config.learning_rate.peak = 1e-3
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"b1"', '"b7"'))
+    config.lock()
+    with pytest.raises(UserError, match="has fields this version does not know: optimizer.b7"):
+        Run(config, tmp_path)
+    (tmp_path / "config.json").write_text(text)
     config.num_epochs = 5
     config.checkpoint.keep = 7
-    Run(config, tmp_path).writers.close()
+    data["train"] = data["train"][:1]
+    with pytest.raises(UserError, match="was trained on other data"):
+        Run(config, tmp_path)
+
+
+def test_a_workdir_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write to the workdir"):
+        Run(tiny_config(), tmp_path / "file")
 
 
 def test_guard_stops_and_keeps_the_last_good_checkpoint(data, tmp_path):

@@ -41,6 +41,7 @@ def test_tensorboard_has_scalars_curves_and_strips(tmp_path, images):
     assert written["train_loss"] == written["val_psnr_prior_by_scene/square"] == [7]
     assert "val_loss" not in written  # null in epochs without validation
     assert written["per_frame_psnr_prior/square/step_7"] == [1, 2, 3, 4, 5]
+    assert written["per_frame_psnr_posterior/square/step_7"] == [1, 2, 3, 4, 5]
     assert ("validation/square" in written) == images
 
 

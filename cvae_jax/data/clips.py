@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -66,3 +67,13 @@ def extend(video: np.ndarray, length: int) -> np.ndarray:
 def to_unit(video: np.ndarray) -> np.ndarray:
     """Return uint8 video as float32 in [0, 1]."""
     return video.astype(np.float32) / 255
+
+
+def data_hash(recordings: list[Recording]) -> str:
+    """Return a short hash of the recordings' names, pixels and labels."""
+    digest = hashlib.blake2b(digest_size=8)
+    for recording in recordings:
+        digest.update(recording.name.encode())
+        digest.update(np.ascontiguousarray(recording.frames))
+        digest.update(np.ascontiguousarray(recording.labels))
+    return digest.hexdigest()
