@@ -27,7 +27,6 @@ LEAST_DIMENSIONS = {
     "label_features": 2,
     "latent_channels": 4,
     "decoder_features": 8,
-    "position_octaves": 0,
 }
 # Fields that do not change what is trained: a resumed run may differ in them.
 FREE_ON_RESUME = ("name", "data.cache", "data.dir", "eval.", "checkpoint.", "log.", "wandb")
@@ -71,8 +70,10 @@ class Components:
 def _model(section: ConfigDict) -> CVAE:
     for field, least in LEAST_DIMENSIONS.items():
         if section[field] < least:
-            reason = ", the model divides it into whole parts" if least else ""
-            raise UserError(f"config.model.{field} is {section[field]}; give at least {least}{reason}.")
+            raise UserError(
+                f"config.model.{field} is {section[field]}; give at least {least}, "
+                "the model divides it into whole parts."
+            )
     for field, known in (("output", OUTPUTS), ("formulation", FORMULATIONS)):
         if section[field] not in known:
             raise UserError(
@@ -89,6 +90,7 @@ def _check_run(config: ConfigDict) -> None:
         "seed": 0,
         "data.stride": 1,
         "data.frame_step": 1,
+        "model.position_octaves": 0,
         "eval.every": 1,
         "eval.samples": 1,
         "eval.batch_size": 1,

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from cvae_jax import config as config_files
-from cvae_jax.checkpoint import Checkpoints, Progress, checkpoint_metrics
+from cvae_jax.checkpoint import FOLDER, Checkpoints, Progress, checkpoint_metrics
 from cvae_jax.config import Components
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import data_hash
@@ -98,13 +98,14 @@ class Run:
     ):
         self.config, self.workdir = config, workdir
         self.parts = Components.build(config)
-        trained = any((workdir / "checkpoints").glob("[0-9]*"))  # else there is nothing to protect
+        trained = any((workdir / FOLDER).glob("[0-9]*"))  # else there is nothing to protect
         if trained and (workdir / config_files.FILE).exists():
             stored = config_files.load(workdir, default.get_config())
             config_files.refuse_other_training(config, stored, workdir)
         data = load_data(config)
         self.validation = data["validation"]
-        refuse_other_data(workdir / DATA_FILE, data_hash(data["train"]), trained)
+        data_now = data_hash(data["train"])
+        refuse_other_data(workdir / DATA_FILE, data_now, trained)
         self.loader = TrainLoader(
             data["train"],
             clip_length=config.clip_length,
@@ -123,7 +124,7 @@ class Run:
         self._schedule_values(0, 0)  # refuses schedules that do not fit the run's length
         config_files.save(config, workdir)
         with replacing(workdir / DATA_FILE) as partial:
-            partial.write_text(data_hash(data["train"]) + "\n")
+            partial.write_text(data_now + "\n")
         self.checkpoints = Checkpoints(
             workdir,
             keep=config.checkpoint.keep,

@@ -54,28 +54,13 @@ def door(script, environment, *flags, **kwargs):
     )
 
 
-def final_checkpoint(workdir):
-    """The bytes of every array of the last checkpoint, through the restored state."""
-    from test_train import tiny_config
-
-    from cvae_jax import config as config_files
-    from cvae_jax.checkpoint import Checkpoints
-    from cvae_jax.config import Components
-    from cvae_jax.models.cvae import init_variables
-    from cvae_jax.train_state import TrainState
-
-    parts = Components.build(config_files.load(workdir, tiny_config()))
-    template = TrainState.create(init_variables(parts.model, 0, (32, 64)), parts.optimizer)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.restore(template, checkpoints.find("last"))[0]
-
-
 def rows_without_times(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(x).items() if "seconds" not in k} for x in lines]
 
 
 def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, folder, tmp_path):
+    from test_import_torch import restored
     from test_train import same_bits
 
     flags = [
@@ -107,7 +92,7 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, fol
     assert "Going on from epoch" in resumed.stdout
     assert rows_without_times(killed) == rows_without_times(whole)
     assert len(rows_without_times(whole)) == 4
-    assert same_bits(final_checkpoint(whole), final_checkpoint(killed))
+    assert same_bits(restored(whole, "last")[1], restored(killed, "last")[1])
 
     refused = door("train.py", environment, *flags, f"--workdir={whole}", "--config.seed=3")
     assert refused.returncode == 2

@@ -28,12 +28,13 @@ def state_dict():
         return {name[3:]: data[name] for name in data.files if name.startswith("sd/")}
 
 
-def restored(workdir):
+def restored(workdir, which="best"):
+    """(config, state) of a workdir's checkpoint, through the files that a run leaves."""
     config = config_files.load(workdir, default.get_config())
     parts = Components.build(config)
     template = TrainState.create(init_variables(parts.model, 0, (32, 64)), parts.optimizer)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return config, checkpoints.restore(template, checkpoints.find("best"))[0]
+        return config, checkpoints.restore(template, checkpoints.find(which))[0]
 
 
 def same(one, other):

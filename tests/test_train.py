@@ -214,6 +214,7 @@ def test_resume_with_another_config_is_refused_naming_the_field(data, tmp_path):
     (tmp_path / "config.json").write_text(text)
     config.num_epochs = 5
     config.checkpoint.keep = 7
+    Run(config, tmp_path).writers.close()
     data["train"] = data["train"][:1]
     with pytest.raises(UserError, match="was trained on other data"):
         Run(config, tmp_path)
@@ -277,6 +278,11 @@ def test_checkpoints_kept_are_the_newest_the_best_and_the_periodic(tmp_path):
         assert checkpoints.find("8") == 8
         with pytest.raises(UserError, match="choose best, last or one of the steps 3, 4, 8, 9, 10"):
             checkpoints.find("7")
+
+
+def test_a_row_has_null_where_a_number_is_not_finite(tmp_path):
+    append_row(tmp_path / METRICS_FILE, {"epoch": 0, "val_loss": float("inf"), "by": {"a": float("nan")}})
+    assert read_rows(tmp_path) == [{"epoch": 0, "val_loss": None, "by": {"a": None}}]
 
 
 def test_rows_of_unfinished_epochs_are_dropped(tmp_path):
