@@ -10,7 +10,7 @@ from pathlib import Path
 CPU_FLAGS = {
     # jaxlib 0.10's default hands convolution gradients to YNNPACK fusions that take three times as long
     # (measured). Any name that is no fusion type turns them all off.
-    "--xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INVALID",
+    "--xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
 }
 
 

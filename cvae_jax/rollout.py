@@ -56,6 +56,7 @@ class Feedback:
     cut_previous_features: bool = True
     fold_time: bool = False
     time_chunk: int = 5
+    clip_chunk: int = int(__import__('os').environ.get('CC','1'))
 
     def __post_init__(self) -> None:
         if not self.cut_feedback and self.cut_previous_features:
@@ -209,13 +210,7 @@ def clip_gradients(
 
     def within_steps() -> tuple[PyTree, dict[str, Array], PyTree]:
         def advance(inputs, batch_stats, gradients):
-            def loss_of(params):
-                step = _posterior_step(model, params, batch_stats, inputs, True)
-                loss, metrics = total(*score(step, inputs.current))
-                return loss, (step, metrics)
-
-            new, (step, metrics) = jax.grad(loss_of, has_aux=True)(variables["params"])
-            return step, jax.tree.map(jnp.add, gradients, new), metrics
+            return _grouped(model, variables["params"], batch_stats, inputs, gradients, score, objective, beta, num_clips, feedback.clip_chunk)
 
         zeros = jax.tree.map(jnp.zeros_like, variables["params"])
         gradients, metrics, batch_stats = _roll(
@@ -304,6 +299,40 @@ def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
         body, start, (t, forced, frames[:-1], frames[1:], labels[1:])
     )
     return carried, outputs, batch_stats
+
+
+def _grouped(model, params, batch_stats, inputs, gradients, score, objective, beta, num_clips, chunk):
+    def labels_of(params):
+        v = {"params": params, "batch_stats": batch_stats}
+        f, stats = _encode_label(model, v, inputs.label[None], inputs.mask, True)
+        return f[0], stats
+
+    label_features, label_vjp, new_stats = jax.vjp(labels_of, params, has_aux=True)
+    b = inputs.mask.shape[0]
+    size = max(d for d in range(1, min(chunk, b) + 1) if b % d == 0)
+    group = lambda x: x.reshape(b // size, size, *x.shape[1:])
+    ungroup = lambda x: x.reshape(b, *x.shape[2:])
+    per_clip = dict(previous=inputs.previous, previous_features=inputs.previous_features, current=inputs.current,
+                    eps=inputs.eps, reference=inputs.reference, mask=inputs.mask, label_features=label_features)
+
+    def body(gradients, x):
+        def loss_of(params, lf):
+            v = {"params": params, "batch_stats": batch_stats}
+            pf = x["previous_features"]
+            if pf is None:
+                pf = _encode_frame(model, v, x["previous"])
+            cf = _encode_frame(model, v, x["current"])
+            step = _posterior_cell(model, v, pf, cf, lf, x["eps"], x["reference"], None)
+            recon, kl = score(step, x["current"])
+            loss, recon, kl = objective.reduce(recon, kl, x["mask"], beta, num_clips)
+            return loss, (step, {"loss": loss, "recon": recon, "kl": kl})
+        (g, dl), (step, metrics) = jax.grad(loss_of, argnums=(0, 1), has_aux=True)(params, x["label_features"])
+        return jax.tree.map(jnp.add, gradients, g), (dl, step, metrics)
+
+    gradients, (dl, step, metrics) = lax.scan(body, gradients, jax.tree.map(group, per_clip))
+    gradients = jax.tree.map(jnp.add, gradients, label_vjp(ungroup(dl))[0])
+    step = jax.tree.map(ungroup, step)
+    return step.replace(batch_stats=new_stats), gradients, jax.tree.map(lambda m: m.sum(0), metrics)
 
 
 def _posterior_step(model, params, batch_stats, inputs: _Inputs, train: bool) -> Step:

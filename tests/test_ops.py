@@ -68,11 +68,12 @@ def test_an_unknown_formulation_is_refused():
         ops.resolve_formulation("fast")
 
 
-def test_valid_convolution_is_the_cross_correlation():
+@pytest.mark.parametrize("formulation", ["plain", "cpu"])
+def test_valid_convolution_is_the_cross_correlation(formulation):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 8, 9, 3)), rng.normal(size=(7, 7, 3, 2))
     bias = rng.normal(size=2)
     patches = np.lib.stride_tricks.sliding_window_view(x, (7, 7), axis=(1, 2))
     expected = np.einsum("nhwiyx,yxio->nhwo", patches, kernel) + bias
-    value = ops.conv_valid(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, bias)))
+    value = ops.conv_valid(*(jnp.asarray(a, jnp.float32) for a in (x, kernel, bias)), formulation)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-4)

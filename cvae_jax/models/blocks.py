@@ -43,17 +43,17 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
         channels = x.shape[-1]
-        size = {"dense": 1, "conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}[self.kind]
+        size = {"conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}.get(self.kind, 1)
         inputs = 1 if self.kind == "depthwise3x3" else channels
         init = uniform_fan_in(size * size * inputs)
         kernel = self.param("kernel", init, (size, size, inputs, self.features))
         bias = self.param("bias", init, (self.features,))
-        if self.kind == "conv7x7_valid":
-            return ops.conv_valid(x, kernel, bias)
         apply = {
             "dense": ops.dense,
+            "dense_halves": ops.dense_halves,
             "conv3x3": ops.conv3x3,
             "depthwise3x3": ops.depthwise3x3,
+            "conv7x7_valid": ops.conv_valid,
         }[self.kind]
         return apply(x, kernel, bias, self.formulation)
 
@@ -93,7 +93,7 @@ class DepthConvBlock(nn.Module):
         y = Convolution("depthwise3x3", inputs, self.formulation, name="depth_conv")(y)
         y = dense(features, "conv2")(y)
         x = y + (dense(features, "skip")(x) if inputs != features else x)
-        a, b = jnp.split(dense(4 * features, "ffn_in")(x), 2, axis=-1)
+        a, b = Convolution("dense_halves", 4 * features, self.formulation, name="ffn_in")(x)
         return x + dense(features, "ffn_out")(a * leaky_relu(b, 0.1))
 
 

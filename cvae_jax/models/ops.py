@@ -10,6 +10,8 @@ chooses. All arrays are NHWC float32, kernels HWIO (depthwise: 3 x 3 x 1 x C).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -40,6 +42,20 @@ def dense(
     return _conv(x, kernel, "VALID") + _along_channels(bias)
 
 
+def dense_halves(
+    x: Float[Array, "n h w i"],
+    kernel: Float[Array, "1 1 i o"],
+    bias: Float[Array, " o"],
+    formulation: str,
+) -> tuple[Float[Array, "n h w p"], Float[Array, "n h w p"]]:
+    """Apply a 1x1 convolution and return the first and the second half of its channels (o is even)."""
+    if formulation == "cpu":
+        half = bias.shape[0] // 2  # two products: nothing as wide as both halves is ever put together
+        first, second = (slice(half), slice(half, None))
+        return tuple(_dense_cpu(x, kernel[0, 0, :, s], bias[s]) for s in (first, second))
+    return tuple(jnp.split(dense(x, kernel, bias, formulation), 2, axis=-1))
+
+
 def conv3x3(
     x: Float[Array, "n h w i"],
     kernel: Float[Array, "3 3 i o"],
@@ -66,9 +82,15 @@ def depthwise3x3(
 
 
 def conv_valid(
-    x: Float[Array, "n h w i"], kernel: Float[Array, "kh kw i o"], bias: Float[Array, " o"]
+    x: Float[Array, "n h w i"],
+    kernel: Float[Array, "kh kw i o"],
+    bias: Float[Array, " o"],
+    formulation: str,
 ) -> Float[Array, "n h2 w2 o"]:
-    """Apply a convolution without padding (native in both formulations)."""
+    """Apply a convolution without padding."""
+    if formulation == "cpu":
+        patches = _patches(x, *kernel.shape[:2])
+        return _dense_cpu(patches, kernel.reshape(-1, kernel.shape[-1]), bias)
     return _conv(x, kernel, "VALID") + _along_channels(bias)
 
 
@@ -87,8 +109,24 @@ def _conv(x: Array, kernel: Array, padding: str, feature_group_count: int = 1) -
     )
 
 
+def _patches(x: Array, height: int, width: int) -> Array:
+    """Every window's pixels side by side: (n, h - height + 1, w - width + 1, height * width * i)."""
+    rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+    beside = jnp.concatenate([x[:, :, j : j + columns] for j in range(width)], axis=-1)
+    return jnp.concatenate([beside[:, i : i + rows] for i in range(height)], axis=-1)
+
+
 def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
+
+
+def _pad(x: Array) -> Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _transposed_product(x: Array, y: Array) -> Array:
+    """x^T y of the pixels' channels, (i, o)."""
+    return lax.dot_general(_rows(x), _rows(y), (((0,), (0,)), ((), ())))
 
 
 def _bias_gradient(g: Array) -> Array:
@@ -117,19 +155,19 @@ def _dense_cpu_backward(residuals, g):
     g = lax.optimization_barrier(g)
     g_rows = _rows(g)
     dx = (g_rows @ kernel.T).reshape(x.shape)
-    d_kernel = lax.dot_general(_rows(x), g_rows, (((0,), (0,)), ((), ())))
-    return dx, d_kernel, _bias_gradient(g)
+    return dx, _transposed_product(x, g), _bias_gradient(g)
 
 
 _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
 
 
-# --- 3x3: native forward and input gradient, weight gradient as one product -----------------------
+# --- 3x3: native, but for few outputs; weight gradient as one product ------------------------------
 
 
 @jax.custom_vjp
 def _conv3x3_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    return _conv(x, kernel, "SAME") + _along_channels(bias)
+    convolve = _narrow_conv3x3 if _narrow(*kernel.shape[2:]) else _native_conv3x3
+    return convolve(x, kernel) + _along_channels(bias)
 
 
 def _conv3x3_cpu_forward(x, kernel, bias):
@@ -139,19 +177,44 @@ def _conv3x3_cpu_forward(x, kernel, bias):
 def _conv3x3_cpu_backward(residuals, g):
     x, kernel = residuals
     g = lax.optimization_barrier(g)
-    dx = _conv(g, _flip(kernel).transpose(0, 1, 3, 2), "SAME")
-    return dx, _conv3x3_kernel_gradient(x, g), _bias_gradient(g)
+    dx = _native_conv3x3(g, _flip(kernel).transpose(0, 1, 3, 2))
+    narrow = _narrow(*kernel.shape[2:])
+    d_kernel = (_narrow_kernel_gradient if narrow else _kernel_gradient)(x, g)
+    return dx, d_kernel, _bias_gradient(g)
 
 
-def _conv3x3_kernel_gradient(x: Array, g: Array) -> Array:
+def _narrow(inputs: int, outputs: int) -> bool:
+    """Whether nine shifted copies of the outputs are less than three of the inputs and three of them."""
+    return inputs > 2 * outputs
+
+
+def _native_conv3x3(x: Array, kernel: Array) -> Array:
+    return _conv(x, kernel, "SAME")
+
+
+def _narrow_conv3x3(x: Array, kernel: Array) -> Array:
+    """One (NHW, I) x (I, 9 O) product whose nine parts are shifted into place and summed."""
+    outputs = kernel.shape[-1]
+    parts = _rows(x) @ kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], 9 * outputs)
+    parts = parts.reshape(*x.shape[:3], 9 * outputs)
+    return _sum_of_shifts(parts, lambda part, i, j: part[..., (3 * i + j) * outputs :][..., :outputs])
+
+
+def _kernel_gradient(x: Array, g: Array) -> Array:
     """Column-shifted copies of x times row-shifted copies of g: one (3I, NHW) x (NHW, 3O) product."""
     height, width = x.shape[1:3]
     x_padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     g_padded = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0)))
     x_columns = jnp.concatenate([x_padded[:, :, j : j + width] for j in range(3)], axis=-1)
     g_shifted = jnp.concatenate([g_padded[:, 2 - i : 2 - i + height] for i in range(3)], axis=-1)
-    product = lax.dot_general(_rows(x_columns), _rows(g_shifted), (((0,), (0,)), ((), ())))
+    product = _transposed_product(x_columns, g_shifted)
     return product.reshape(3, x.shape[-1], 3, g.shape[-1]).transpose(2, 0, 1, 3)
+
+
+def _narrow_kernel_gradient(x: Array, g: Array) -> Array:
+    """x times nine shifted copies of g: one (I, NHW) x (NHW, 9 O) product."""
+    product = _transposed_product(x, _patches(_pad(g), 3, 3))
+    return _flip(product.reshape(x.shape[-1], 3, 3, g.shape[-1]).transpose(1, 2, 0, 3))
 
 
 _conv3x3_cpu.defvjp(_conv3x3_cpu_forward, _conv3x3_cpu_backward)
@@ -160,15 +223,18 @@ _conv3x3_cpu.defvjp(_conv3x3_cpu_forward, _conv3x3_cpu_backward)
 # --- depthwise as nine shifted multiplies -----------------------------------------------------------
 
 
-def _shifted_multiplies(x: Array, kernel: Array) -> Array:
+def _sum_of_shifts(x: Array, tap: Callable[[Array, int, int], Array]) -> Array:
+    """Sum over the 3x3 neighbours (i, j) of each pixel of tap(neighbour, i, j), zeros around the image."""
     height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = _pad(x)
     taps = [
-        padded[:, i : i + height, j : j + width] * kernel[i, j, 0][None, None, None, :]
-        for i in range(3)
-        for j in range(3)
+        tap(padded[:, i : i + height, j : j + width], i, j) for i in range(3) for j in range(3)
     ]
     return sum(taps[1:], start=taps[0])
+
+
+def _shifted_multiplies(x: Array, kernel: Array) -> Array:
+    return _sum_of_shifts(x, lambda part, i, j: part * _along_channels(kernel[i, j, 0]))
 
 
 @jax.custom_vjp
@@ -188,21 +254,22 @@ def _depthwise_cpu_backward(residuals, g):
 
 
 def _depthwise_kernel_gradient(x: Array, g: Array) -> Array:
-    """Nine accumulators of one image row each, walked over the rows so that they stay in cache."""
+    """Nine accumulators of one image row each, walked over all rows so that they stay in cache."""
     batch, height, width, channels = x.shape
-    padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    padded = lax.optimization_barrier(_pad(x))
 
-    def add_row(row, sums):
-        g_row = lax.dynamic_slice(g, (0, row, 0, 0), (batch, 1, width, channels))
-        x_rows = lax.dynamic_slice(padded, (0, row, 0, 0), (batch, 3, width + 2, channels))
+    def add_row(number, sums):
+        image, row = number // height, number % height
+        g_row = lax.dynamic_slice(g, (image, row, 0, 0), (1, 1, width, channels))
+        x_rows = lax.dynamic_slice(padded, (image, row, 0, 0), (1, 3, width + 2, channels))
         return tuple(
             sums[3 * i + j] + x_rows[:, i : i + 1, j : j + width] * g_row
             for i in range(3)
             for j in range(3)
         )
 
-    zeros = tuple(jnp.zeros((batch, 1, width, channels), x.dtype) for _ in range(9))
-    sums = lax.fori_loop(0, height, add_row, zeros)
+    zeros = tuple(jnp.zeros((1, 1, width, channels), x.dtype) for _ in range(9))
+    sums = lax.fori_loop(0, batch * height, add_row, zeros)
     return jnp.stack([_bias_gradient(s) for s in sums]).reshape(3, 3, 1, channels)
 
 
