@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from configs import default
@@ -60,7 +60,7 @@ def make_train_step(parts: Components) -> Callable:
             controls["beta"], total(jnp.sum(clips.mask)),
         )  # fmt: skip
         gradients, metrics = total((gradients, metrics))
-        metrics["grad_norm"] = optax.tree.norm(gradients)
+        metrics["grad_norm"] = jnp.linalg.norm(ravel_pytree(gradients)[0])
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         updated = state.update(parts.optimizer, gradients, batch_stats, controls["learning_rate"])
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
