@@ -2,9 +2,9 @@
 
     python -m benchmarks.worker ours|torch
 
-A request is JSON: {"case": "train", "batch": 2, "frames": 16, "teacher_forced": true} or {"case": "rollout",
-"batch": 1, "frames": 16}. The answer holds "seconds" of one repetition; "first_seconds" where the case was new
-and was run once before.
+A request is JSON: {"case": "train", "batch": 2, "frames": 16, "teacher_forced": true} or
+{"case": "rollout", "batch": 1, "frames": 16}. The answer holds "seconds" of one repetition; "first_seconds" where the
+case was new and was run once before.
 """
 
 from __future__ import annotations

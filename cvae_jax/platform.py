@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 CPU_FLAGS = {
-    # jaxlib 0.10's default hands convolution gradients to YNNPACK fusions that take three times as long
-    # (measured). Any name that is no fusion type turns them all off.
+    # jaxlib 0.10's default hands products and convolution gradients to YNNPACK fusions that take up to
+    # three times as long (measured); sums over pixels gain from it.
     "--xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    # Compiles in three quarters of the time, and what it compiles is not slower (measured).
+    "--xla_backend_optimization_level": "1",
 }
 
 
@@ -24,9 +26,6 @@ def set_xla_flags() -> list[str]:
     wanted = {name: value for name, value in CPU_FLAGS.items() if name not in given}
     added = [f"{name}={value}" for name, value in wanted.items() if _jaxlib_knows(name)]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, [given, *added]))
-    if added:
-        # XLA logs one harmless error per compiled function about that name; fatal messages still show.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return added
 
 

@@ -1,11 +1,9 @@
 """The loop over time: one cell, two paths.
 
-`reconstruct` draws z from the posterior of the frame it predicts (training, and the leaky number of the
-report); `predict` draws z from the prior. Both are a `lax.scan` over the same decoding cell. In
-`reconstruct` a `lax.cond` on a traced per-step decision picks the true or the generated previous
-frame. `clip_gradients` is the training path: where no gradient crosses time, it takes the gradient
-inside the scan and carries the sum, so memory does not grow with the length of the clip; where the whole
-clip is teacher-forced, an accelerator folds time into the batch instead.
+`reconstruct` draws z from the posterior of the frame it predicts (the leaky number of the report);
+`predict` draws z from the prior. Both are a `lax.scan` over the same decoding cell. Where the previous
+frame may be a true one, a `lax.cond` on a traced per-step decision picks it (`roll`, which training shares:
+see `cvae_jax.gradients`).
 
 Video is (b, t, h, w, c) outside and time-major inside; uint8 is turned into float32 in [0, 1] one step
 at a time. Step t = 1 .. T-1 predicts frame t; frame 0 is given.
@@ -15,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -24,8 +22,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Key, Num, PyTree, Scalar
 
 from cvae_jax.errors import UserError
-from cvae_jax.losses import Objective
 from cvae_jax.models.cvae import CVAE
+from cvae_jax.models.ops import clips_at_once
 
 Noise = Callable[[Scalar], Array]
 """t -> eps of step t, (b, h, w, z)."""
@@ -56,7 +54,6 @@ class Feedback:
     cut_previous_features: bool = True
     fold_time: bool = False
     time_chunk: int = 5
-    clip_chunk: int = int(__import__('os').environ.get('CC','1'))
 
     def __post_init__(self) -> None:
         if not self.cut_feedback and self.cut_previous_features:
@@ -68,15 +65,13 @@ class Feedback:
             raise UserError(f"config.rollout.time_chunk is {self.time_chunk}; give at least 1.")
 
 
-@flax.struct.dataclass
-class Step:
+class Step(NamedTuple):
     """What one step of `reconstruct` computes; raw is the decoder's output before the clamp."""
 
     raw: Float[Array, "b h w c"]
     mu: Float[Array, "b h w z"]
     logvar: Float[Array, "b h w z"]
     current_features: Float[Array, "b h w f"]
-    batch_stats: PyTree
 
     @property
     def frame(self) -> Array:
@@ -127,11 +122,18 @@ def reconstruct(
       What was emitted, time-major (T-1, ...), and the new batch statistics.
     """
 
-    def advance(inputs: _Inputs, batch_stats: PyTree, carried: None) -> tuple[Step, None, Any]:
-        step = _posterior_step(model, variables["params"], batch_stats, inputs, train)
-        return step, None, emit(step, inputs.t, inputs.current)
+    def advance(inputs: Inputs, batch_stats: PyTree, carried: None) -> tuple[Step, PyTree, None, Any]:
+        here = {"params": variables["params"], "batch_stats": batch_stats}
+        label_features, batch_stats = encode_label(
+            model, here, inputs.label[None], inputs.clips["mask"], train
+        )
+        rest = inputs.clips | {"label_features": label_features[0]}
+        _, step = over_groups(
+            model, lambda _, x: (None, posterior_cell(model, here, x)), None, rest
+        )
+        return step, batch_stats, None, emit(step, inputs.t, inputs.clips["current"])
 
-    return _roll(model, variables, clips, noise, forced, Feedback(), advance, None)[1:]
+    return roll(model, variables, clips, noise, forced, Feedback(), advance, None)[1:]
 
 
 def predict(
@@ -151,123 +153,67 @@ def predict(
       model's 'residual' output only.
     """
     first = as_float(first)
-    reference = _reference(first, labels)
     mask = jnp.ones(first.shape[0])
+
+    def next_frame(_: None, x: dict[str, Array]) -> tuple[None, Array]:
+        previous_features = encode_frame(model, variables, x["previous"])
+        label_features, _ = encode_label(model, variables, x["label"][None], x["mask"], train=False)
+        raw = decode(
+            model, variables, previous_features, label_features[0], x["z"], x["reference"]
+        )
+        return None, jnp.clip(raw, 0.0, 1.0)
+
+    constant = {"reference": clip_reference(first, labels), "mask": mask}
 
     def body(previous: Array, inputs: tuple) -> tuple[Array, Any]:
         t, label = inputs
-        previous_features = _encode_frame(model, variables, previous)
-        label = as_float(label)[None]
-        label_features, _ = _encode_label(model, variables, label, mask, train=False)
-        z = temperature * noise(t)
-        frame = jnp.clip(
-            _decode(model, variables, previous_features, label_features[0], z, reference), 0.0, 1.0
-        )
+        changing = {"previous": previous, "label": as_float(label), "z": temperature * noise(t)}
+        _, frame = over_groups(model, next_frame, None, constant | changing)
         return frame, emit(frame, t)
 
-    return lax.scan(body, first, (_steps(labels), _time_major(labels)[1:]))[1]
-
-
-def clip_gradients(
-    model: CVAE,
-    objective: Objective,
-    feedback: Feedback,
-    variables: dict,
-    clips: Clips,
-    noise: Noise,
-    forced: Bool[Array, " s"] | Bool[Array, "s b"],
-    beta: Scalar,
-    num_clips: Scalar,
-) -> tuple[PyTree, dict[str, Array], PyTree]:
-    """Return (gradients, metrics, new batch statistics) of the objective over a batch of clips.
-
-    Gradients and metrics are this device's shares of the global batch's: their sum over devices is the
-    whole. Metrics: 'loss', 'recon', 'kl' (sums over steps, as in the objective).
-    """
-
-    def score(step: Step, target: Array) -> tuple[Array, Array]:
-        recon = objective.reconstruction_error(step.raw, target)
-        return recon, objective.kl_divergence(step.mu, step.logvar, train=True)
-
-    def total(recon: Array, kl: Array) -> tuple[Array, dict[str, Array]]:
-        loss, recon, kl = objective.reduce(recon, kl, clips.mask, beta, num_clips)
-        return loss, {"loss": loss, "recon": recon, "kl": kl}
-
-    def through_time(params: PyTree) -> tuple[Array, tuple]:
-        @jax.checkpoint
-        def differentiable(params, batch_stats, inputs):
-            return _posterior_step(model, params, batch_stats, inputs, True)
-
-        def advance(inputs, batch_stats, carried):
-            step = differentiable(params, batch_stats, inputs)
-            return step, None, score(step, inputs.current)
-
-        rolled = _roll(
-            model, {**variables, "params": params}, clips, noise, forced, feedback, advance, None
-        )
-        loss, metrics = total(*rolled[1])
-        return loss, (metrics, rolled[2])
-
-    def within_steps() -> tuple[PyTree, dict[str, Array], PyTree]:
-        def advance(inputs, batch_stats, gradients):
-            return _grouped(model, variables["params"], batch_stats, inputs, gradients, score, objective, beta, num_clips, feedback.clip_chunk)
-
-        zeros = jax.tree.map(jnp.zeros_like, variables["params"])
-        gradients, metrics, batch_stats = _roll(
-            model, variables, clips, noise, forced, feedback, advance, zeros
-        )
-        return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
-
-    if not feedback.cut_feedback:
-        gradients, (metrics, batch_stats) = jax.grad(through_time, has_aux=True)(
-            variables["params"]
-        )
-        return gradients, metrics, batch_stats
-    # Decisions per clip differ between devices; each must run the same collective operations.
-    if not feedback.fold_time or forced.ndim == 2:
-        return within_steps()
-    return lax.cond(
-        jnp.all(forced[1:]),
-        lambda: _folded_gradients(model, feedback, variables, clips, noise, score, total),
-        within_steps,
-    )
+    return lax.scan(body, first, (step_numbers(labels), time_major(labels)[1:]))[1]
 
 
 @flax.struct.dataclass
-class _Inputs:
-    """What one step is given: exactly one of previous and previous_features is set."""
+class Inputs:
+    """What one step is given.
+
+    `clips` holds the arrays of each clip (b, ...): 'current', 'eps', 'reference', 'mask', and either
+    'previous', the frame, or 'previous_features', without gradient.
+    """
 
     t: Scalar
-    previous: Array | None
-    previous_features: Array | None
-    current: Array
-    label: Array
-    reference: Array
-    eps: Array
-    mask: Array
+    label: Float[Array, "b h w c"]
+    clips: dict[str, Array]
 
 
-def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
-    """Scan `advance` over the steps of a clip, picking the previous frame; (carried, outputs, stats)."""
-    frames, labels = _time_major(clips.frames), _time_major(clips.labels)
+def roll(model, variables, clips, noise, forced, feedback, advance, carried):
+    """Scan `advance` over the steps of a clip, picking the previous frame.
+
+    advance(inputs, batch_stats, carried) returns (step, batch_stats, carried, output); of the step
+    `frame` and `current_features` go on. Returns (carried, outputs time-major, batch_stats).
+    """
+    frames, labels = time_major(clips.frames), time_major(clips.labels)
     first = as_float(frames[0])
-    reference = _reference(first, clips.labels)
+    reference = clip_reference(first, clips.labels)
     # A true frame's features serve as "current" at its own step and as "previous" at the next one. They
     # can be carried only where they need no gradient and where one decision serves the whole batch.
     carry_features = feedback.cut_previous_features and forced.ndim == 1
-    t = _steps(clips.frames)
+    t = step_numbers(clips.frames)
     first_step = t == 1
     forced = forced | (first_step if forced.ndim == 1 else first_step[:, None])
+
+    def features_of(frame: Array) -> Array:
+        return over_groups(
+            model, lambda _, x: (None, encode_frame(model, variables, x)), None, frame
+        )[1]
 
     def body(carry, xs):
         generated, true_features, batch_stats, carried = carry
         t, forced_t, true_previous, current, label = xs
-        previous = previous_features = None
         if carry_features:
-            previous_features = lax.cond(
-                forced_t,
-                lambda: true_features,
-                lambda: _encode_frame(model, variables, generated),
+            previous = lax.cond(
+                forced_t, lambda: true_features, lambda: features_of(generated)
             )
         else:
             true_previous = as_float(true_previous)
@@ -276,144 +222,73 @@ def _roll(model, variables, clips, noise, forced, feedback, advance, carried):
             else:
                 previous = jnp.where(forced_t[:, None, None, None], true_previous, generated)
             if feedback.cut_previous_features:
-                previous_features = _encode_frame(model, variables, previous)
-                previous = None
-        inputs = _Inputs(
-            t=t,
-            previous=previous,
-            previous_features=lax.stop_gradient(previous_features),  # given only where they are cut
-            current=as_float(current),
-            label=as_float(label),
-            reference=reference,
-            eps=noise(t),
-            mask=clips.mask,
-        )
-        step, carried, output = advance(inputs, batch_stats, carried)
+                previous = features_of(previous)
+        if feedback.cut_previous_features:
+            given = {"previous_features": lax.stop_gradient(previous)}
+        else:
+            given = {"previous": previous}
+        of_clips = {
+            "current": as_float(current), "eps": noise(t), "reference": reference, "mask": clips.mask
+        }  # fmt: skip
+        inputs = Inputs(t, as_float(label), given | of_clips)
+        step, batch_stats, carried, output = advance(inputs, batch_stats, carried)
         true_features = lax.stop_gradient(step.current_features) if carry_features else None
         generated = lax.stop_gradient(step.frame) if feedback.cut_feedback else step.frame
-        return (generated, true_features, step.batch_stats, carried), output
+        return (generated, true_features, batch_stats, carried), output
 
-    features = _encode_frame(model, variables, first) if carry_features else None
-    start = (first, features, variables["batch_stats"], carried)
+    start = (
+        first, features_of(first) if carry_features else None, variables["batch_stats"], carried
+    )  # fmt: skip
     (_, _, batch_stats, carried), outputs = lax.scan(
         body, start, (t, forced, frames[:-1], frames[1:], labels[1:])
     )
     return carried, outputs, batch_stats
 
 
-def _grouped(model, params, batch_stats, inputs, gradients, score, objective, beta, num_clips, chunk):
-    def labels_of(params):
-        v = {"params": params, "batch_stats": batch_stats}
-        f, stats = _encode_label(model, v, inputs.label[None], inputs.mask, True)
-        return f[0], stats
-
-    label_features, label_vjp, new_stats = jax.vjp(labels_of, params, has_aux=True)
-    b = inputs.mask.shape[0]
-    size = max(d for d in range(1, min(chunk, b) + 1) if b % d == 0)
-    group = lambda x: x.reshape(b // size, size, *x.shape[1:])
-    ungroup = lambda x: x.reshape(b, *x.shape[2:])
-    per_clip = dict(previous=inputs.previous, previous_features=inputs.previous_features, current=inputs.current,
-                    eps=inputs.eps, reference=inputs.reference, mask=inputs.mask, label_features=label_features)
-
-    def body(gradients, x):
-        def loss_of(params, lf):
-            v = {"params": params, "batch_stats": batch_stats}
-            pf = x["previous_features"]
-            if pf is None:
-                pf = _encode_frame(model, v, x["previous"])
-            cf = _encode_frame(model, v, x["current"])
-            step = _posterior_cell(model, v, pf, cf, lf, x["eps"], x["reference"], None)
-            recon, kl = score(step, x["current"])
-            loss, recon, kl = objective.reduce(recon, kl, x["mask"], beta, num_clips)
-            return loss, (step, {"loss": loss, "recon": recon, "kl": kl})
-        (g, dl), (step, metrics) = jax.grad(loss_of, argnums=(0, 1), has_aux=True)(params, x["label_features"])
-        return jax.tree.map(jnp.add, gradients, g), (dl, step, metrics)
-
-    gradients, (dl, step, metrics) = lax.scan(body, gradients, jax.tree.map(group, per_clip))
-    gradients = jax.tree.map(jnp.add, gradients, label_vjp(ungroup(dl))[0])
-    step = jax.tree.map(ungroup, step)
-    return step.replace(batch_stats=new_stats), gradients, jax.tree.map(lambda m: m.sum(0), metrics)
-
-
-def _posterior_step(model, params, batch_stats, inputs: _Inputs, train: bool) -> Step:
-    variables = {"params": params, "batch_stats": batch_stats}
-    label_features, batch_stats = _encode_label(
-        model, variables, inputs.label[None], inputs.mask, train
-    )
-    previous_features = inputs.previous_features
+def posterior_cell(model: CVAE, variables: dict, x: dict[str, Array]) -> Step:
+    """One step of some clips from `Inputs.clips` and their 'label_features'."""
+    previous_features = x.get("previous_features")
     if previous_features is None:
-        previous_features = _encode_frame(model, variables, inputs.previous)
-    current_features = _encode_frame(model, variables, inputs.current)
-    return _posterior_cell(
-        model, variables, previous_features, current_features, label_features[0], inputs.eps,
-        inputs.reference, batch_stats,
-    )  # fmt: skip
-
-
-def _posterior_cell(
-    model, variables, previous_features, current_features, label_features, eps, reference, batch_stats
-) -> Step:
+        previous_features = encode_frame(model, variables, x["previous"])
+    current_features = x.get("current_features")
+    if current_features is None:
+        current_features = encode_frame(model, variables, x["current"])
+    label_features = x["label_features"]
     mu, logvar = model.apply(variables, current_features, label_features, method="posterior")
-    z = mu + jnp.exp(0.5 * logvar) * eps
-    raw = _decode(model, variables, previous_features, label_features, z, reference)
-    return Step(raw, mu, logvar, current_features, batch_stats)
+    z = mu + jnp.exp(0.5 * logvar) * x["eps"]
+    raw = decode(model, variables, previous_features, label_features, z, x["reference"])
+    return Step(raw, mu, logvar, current_features)
 
 
-def _folded_gradients(model, feedback, variables, clips, noise, score, total):
-    """Gradients of a teacher-forced clip with time folded into the batch, chunk after chunk."""
-    frames, labels = _time_major(clips.frames), _time_major(clips.labels)
-    num_steps, clips_here = frames.shape[0] - 1, frames.shape[1]
-    size = max(
-        d for d in range(1, min(feedback.time_chunk, num_steps) + 1) if num_steps % d == 0
-    )
-    reference = _reference(as_float(frames[0]), clips.labels)
+def over_groups(
+    model: CVAE, function: Callable[[Any, PyTree], tuple[Any, PyTree]], carried: Any, clips: PyTree
+) -> tuple[Any, PyTree]:
+    """Scan function(carried, group) -> (carried, outputs) over groups of clips; outputs are (b, ...).
 
-    def fold(x: Array) -> Array:
-        return x.reshape(-1, *x.shape[2:])
-
-    def unfold(x: Array) -> Array:
-        return x.reshape(size, clips_here, *x.shape[1:])
-
-    def body(carry, chunk):
-        batch_stats, gradients = carry
-        start = chunk * size
-        window = as_float(lax.dynamic_slice_in_dim(frames, start, size + 1))
-        label = as_float(lax.dynamic_slice_in_dim(labels, start + 1, size))
-        eps = jax.vmap(noise)(start + 1 + jnp.arange(size))
-
-        def loss_of(params):
-            here = {"params": params, "batch_stats": batch_stats}
-            label_features, new_stats = _encode_label(model, here, label, clips.mask, train=True)
-            features = _encode_frame(model, here, fold(window)).reshape(
-                size + 1, clips_here, *frames.shape[2:4], -1
-            )
-            previous = features[:-1]
-            if feedback.cut_previous_features:
-                previous = lax.stop_gradient(previous)
-            references = jnp.broadcast_to(reference[None], (size, *reference.shape))
-            step = _posterior_cell(
-                model, here, fold(previous), fold(features[1:]), fold(label_features), fold(eps),
-                fold(references), new_stats,
-            )  # fmt: skip
-            recon, kl = score(step, fold(window[1:]))
-            loss, metrics = total(unfold(recon), unfold(kl))
-            return loss, (metrics, step.batch_stats)
-
-        new, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(variables["params"])
-        return (batch_stats, jax.tree.map(jnp.add, gradients, new)), metrics
-
-    zeros = jax.tree.map(jnp.zeros_like, variables["params"])
-    (batch_stats, gradients), metrics = lax.scan(
-        body, (variables["batch_stats"], zeros), jnp.arange(num_steps // size)
-    )
-    return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
+    On a CPU a group is small enough for the caches; elsewhere it is the whole batch and nothing is
+    scanned (see `ops.clips_at_once`).
+    """
+    batch = jax.tree.leaves(clips)[0].shape[0]
+    size = largest_divisor(batch, clips_at_once(model.formulation) or batch)
+    if size == batch:
+        return function(carried, clips)
+    groups = jax.tree.map(lambda x: x.reshape(batch // size, size, *x.shape[1:]), clips)
+    carried, outputs = lax.scan(function, carried, groups)
+    return carried, jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), outputs)
 
 
-def _encode_frame(model: CVAE, variables: dict, frame: Array) -> Array:
+def largest_divisor(number: int, limit: int) -> int:
+    """Return the largest divisor of `number` that is at most `limit`."""
+    return max(d for d in range(1, min(limit, number) + 1) if number % d == 0)
+
+
+def encode_frame(model: CVAE, variables: dict, frame: Array) -> Array:
+    """Return the features (n, h, w, f) of frames in [0, 1]."""
     return model.apply(variables, frame, method="encode_frame")
 
 
-def _encode_label(model, variables, label, mask, train: bool) -> tuple[Array, PyTree]:
+def encode_label(model, variables, label, mask, train: bool) -> tuple[Array, PyTree]:
+    """Return the features of labels (g, b, h, w, c) and the batch statistics after them."""
     if not train:
         features = model.apply(variables, label, mask, False, method="encode_label")
         return features, variables["batch_stats"]
@@ -423,14 +298,15 @@ def _encode_label(model, variables, label, mask, train: bool) -> tuple[Array, Py
     return features, updates["batch_stats"]
 
 
-def _decode(model, variables, previous_features, label_features, z, reference) -> Array:
+def decode(model, variables, previous_features, label_features, z, reference) -> Array:
+    """Return the decoder's output, not clamped."""
     return model.apply(
         variables, previous_features, label_features, z, reference, method="decode"
     )
 
 
-def _reference(first: Array, labels: Array) -> Array:
-    """What a clip starts from, (b, h, w, 6): its first frame and that frame's label."""
+def clip_reference(first: Array, labels: Array) -> Array:
+    """Return what a clip starts from, (b, h, w, 6): its first frame and that frame's label."""
     return jnp.concatenate([first, as_float(labels[:, 0])], axis=-1)
 
 
@@ -439,9 +315,11 @@ def as_float(x: Num[Array, ...]) -> Float[Array, ...]:
     return x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x
 
 
-def _time_major(x: Array) -> Array:
+def time_major(x: Array) -> Array:
+    """Return (t, b, ...) of (b, t, ...)."""
     return jnp.swapaxes(x, 0, 1)
 
 
-def _steps(video: Array) -> Array:
+def step_numbers(video: Array) -> Array:
+    """Return t = 1 .. T-1 of a video (b, t, ...)."""
     return jnp.arange(1, video.shape[1])

@@ -25,10 +25,11 @@ from cvae_jax.data.clips import data_hash
 from cvae_jax.data.loader import TrainLoader, pad_to_devices
 from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.files import replacing
+from cvae_jax.gradients import clip_gradients
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices, total
 from cvae_jax.progress import Announcement, epoch_bar
-from cvae_jax.rollout import Clips, address, clip_gradients, clip_noise
+from cvae_jax.rollout import Clips, address, clip_noise
 from cvae_jax.train_state import TrainState
 from cvae_jax.validation import Validator, summary
 from cvae_jax.writers import Writers

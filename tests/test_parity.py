@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvae_jax.gradients import clip_gradients
 from cvae_jax.import_torch import dimensions, to_variables
 from cvae_jax.losses import Objective
 from cvae_jax.models.cvae import CVAE, init_variables
-from cvae_jax.rollout import Clips, Feedback, clip_gradients, predict, reconstruct
+from cvae_jax.rollout import Clips, Feedback, predict, reconstruct
 
 DEFAULT = Path(__file__).parent / "fixtures" / "parity_small.npz"
 FIXTURES = [Path(p) for p in os.environ.get("CVAE_PARITY_FIXTURES", str(DEFAULT)).split(":") if p]

@@ -10,13 +10,13 @@ from jax import lax
 from small_model import SmallCVAE
 
 from cvae_jax.errors import UserError
+from cvae_jax.gradients import clip_gradients
 from cvae_jax.losses import Objective
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.rollout import (
     Clips,
     Feedback,
     address,
-    clip_gradients,
     clip_noise,
     predict,
     reconstruct,

@@ -34,14 +34,18 @@ def leaky_relu(x: Array, slope: float) -> Array:
 
 
 class Convolution(nn.Module):
-    """A convolution with bias: `kind` is 'dense' (1x1), 'conv3x3', 'depthwise3x3' or 'conv7x7_valid'."""
+    """A convolution with bias.
+
+    `kind` is 'dense' (1x1), 'dense_halves' (1x1, giving the two halves of its channels as a pair), 'conv3x3',
+    'depthwise3x3' or 'conv7x7_valid'.
+    """
 
     kind: str
     features: int
     formulation: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
+    def __call__(self, x: Float[Array, "n h w i"]) -> Array | tuple[Array, Array]:
         channels = x.shape[-1]
         size = {"conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}.get(self.kind, 1)
         inputs = 1 if self.kind == "depthwise3x3" else channels
