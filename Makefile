@@ -28,7 +28,7 @@ demo: env
 	@echo "Look at runs/demo/eval/star_jump.gif, per_frame_psnr.png, training_curves.png and table.md."
 
 test: $(VENV)/.test
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

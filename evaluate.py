@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cvae_jax import platform
 
-platform.set_xla_flags()
+platform.prepare(restart=__name__ == "__main__")
 
 from absl import flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402

@@ -2,7 +2,7 @@
 
 from cvae_jax import platform
 
-platform.set_xla_flags()
+platform.prepare(restart=__name__ == "__main__")
 
 from pathlib import Path  # noqa: E402
 

@@ -3,8 +3,8 @@
     python -m benchmarks.worker ours|torch
 
 A request is JSON: {"case": "train", "batch": 2, "frames": 16, "teacher_forced": true} or
-{"case": "rollout", "batch": 1, "frames": 16}. The answer holds "seconds" of one repetition; "first_seconds" where the
-case was new and was run once before.
+{"case": "rollout", "batch": 1, "frames": 16}. The answer holds "seconds" of one repetition, and where the
+case was new and ran once before, its "first_seconds".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Ours:
     def __init__(self):
         from cvae_jax import platform
 
-        platform.set_xla_flags()
+        platform.prepare()
         import jax
 
         from configs import default
@@ -47,7 +47,7 @@ class Ours:
         self.devices = Devices(jax.local_devices()[:1])
         variables = init_variables(self.parts.model, 0, (HEIGHT, WIDTH))
         self.state = self.devices.place(TrainState.create(variables, self.parts.optimizer))
-        self.step = self.devices.map_reduced(make_train_step(self.parts))
+        self.step = self.devices.map_update(make_train_step(self.parts))
         self.rollout = self.devices.map_clips(self._rollout)
 
     def _rollout(self, variables, batch, controls):

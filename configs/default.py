@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
     config.batch_size = 10  # clips in the global batch, over all devices
     config.clip_length = 16  # frames per training clip, the given first frame included
 
+    config.precision = "float32"  # of the features; bfloat16: mixed precision, for accelerators
+
     config.data = ConfigDict()
     config.data.name = "real_clips"  # real_clips or frame_folder
     config.data.dir = placeholder(str)  # frame_folder: the folder with train/ and val/

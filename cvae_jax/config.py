@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from cvae_jax.errors import UserError
 from cvae_jax.files import replacing
 from cvae_jax.losses import Objective
-from cvae_jax.models.cvae import CVAE, OUTPUTS
+from cvae_jax.models.cvae import CVAE, OUTPUTS, PRECISIONS
 from cvae_jax.models.ops import FORMULATIONS
 from cvae_jax.parallel import AXIS
 from cvae_jax.rollout import Feedback
@@ -52,7 +52,7 @@ class Components:
         if rollout["fold_time"] is None:
             rollout["fold_time"] = jax.default_backend() != "cpu"
         parts = cls(
-            model=_model(config.model),
+            model=_model(config),
             objective=Objective(**config.loss),
             feedback=Feedback(**rollout),
             beta=BetaSchedule(**config.beta),
@@ -67,7 +67,8 @@ class Components:
         return parts
 
 
-def _model(section: ConfigDict) -> CVAE:
+def _model(config: ConfigDict) -> CVAE:
+    section = config.model
     for field, least in LEAST_DIMENSIONS.items():
         if section[field] < least:
             raise UserError(
@@ -79,7 +80,11 @@ def _model(section: ConfigDict) -> CVAE:
             raise UserError(
                 f"config.model.{field} is {section[field]!r}; choose one of {', '.join(known)}."
             )
-    return CVAE(**section, axis_name=AXIS)
+    if config.precision not in PRECISIONS:
+        raise UserError(
+            f"config.precision is {config.precision!r}; choose one of {', '.join(PRECISIONS)}."
+        )
+    return CVAE(**section, precision=config.precision, axis_name=AXIS)
 
 
 def _check_run(config: ConfigDict) -> None:

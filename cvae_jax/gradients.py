@@ -25,11 +25,11 @@ from cvae_jax.rollout import (
     clip_reference,
     encode_frame,
     encode_label,
+    frames_from,
     largest_divisor,
     over_groups,
     posterior_cell,
     roll,
-    time_major,
 )
 
 
@@ -135,10 +135,9 @@ def _within_steps(model, feedback, variables, clips, noise, forced, score, total
 
 def _folded(model, feedback, variables, clips, noise, score, total):
     """Gradients of a teacher-forced clip with time folded into the batch, chunk after chunk."""
-    frames, labels = time_major(clips.frames), time_major(clips.labels)
-    num_steps, clips_here = frames.shape[0] - 1, frames.shape[1]
+    clips_here, num_steps = clips.frames.shape[0], clips.frames.shape[1] - 1
     size = largest_divisor(num_steps, feedback.time_chunk)
-    reference = clip_reference(as_float(frames[0]), clips.labels)
+    reference = clip_reference(as_float(clips.frames[:, 0]), clips.labels)
 
     def fold(x: Array) -> Array:
         return x.reshape(-1, *x.shape[2:])
@@ -149,8 +148,8 @@ def _folded(model, feedback, variables, clips, noise, score, total):
     def body(carry, chunk):
         batch_stats, gradients = carry
         start = chunk * size
-        window = as_float(lax.dynamic_slice_in_dim(frames, start, size + 1))
-        label = as_float(lax.dynamic_slice_in_dim(labels, start + 1, size))
+        window = frames_from(clips.frames, start, size + 1)
+        label = frames_from(clips.labels, start + 1, size)
         eps = jax.vmap(noise)(start + 1 + jnp.arange(size))
 
         def loss_of(params):

@@ -1,13 +1,15 @@
 """The only pmap: training, validation and evaluation go to the devices through here.
 
 States are kept once, not replicated: `in_axes=None` broadcasts them, `out_axes=None` returns one copy. A
-batch is (clips, ...) outside and (devices, clips / devices, ...) inside.
+batch is (clips, ...) outside and (devices, clips / devices, ...) on the devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import collections
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 AXIS = "devices"
+_Item = TypeVar("_Item")
 
 
 class Devices:
@@ -27,6 +30,7 @@ class Devices:
 
     def __init__(self, devices: Sequence[jax.Device] | None = None):
         self.devices = tuple(jax.local_devices() if devices is None else devices)
+        self._mesh = Mesh(np.array(self.devices), (AXIS,))
 
     def __len__(self) -> int:
         return len(self.devices)
@@ -37,14 +41,17 @@ class Devices:
         A mapped function compiles once per layout of its arguments: a state placed like this at the start
         is the only layout it ever sees.
         """
-        mesh = Mesh(np.array(self.devices), (AXIS,))
-        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
-    def map_reduced(self, function: Callable) -> Callable:
-        """pmap `function(shared, batch, shared) -> shared`: outputs must be equal on all devices."""
+    def map_update(self, function: Callable) -> Callable:
+        """pmap `function(state, batch, shared) -> (state, shared)`: outputs must be equal on all devices.
+
+        The given state is donated: the new one takes its place in memory, and it cannot be used again.
+        """
         return jax.pmap(
-            function, AXIS, in_axes=(None, 0, None), out_axes=None, devices=self.devices
-        )
+            function, AXIS, in_axes=(None, 0, None), out_axes=None, devices=self.devices,
+            donate_argnums=0,
+        )  # fmt: skip
 
     def map_clips(self, function: Callable) -> Callable:
         """pmap `function(shared, batch, shared) -> per clip`: outputs are gathered along clips."""
@@ -57,15 +64,27 @@ class Devices:
 
         return gathered
 
-    def split(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Reshape (clips, ...) to (devices, clips / devices, ...); clips must be divisible."""
+    def split(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Send (clips, ...) to the devices as (devices, clips / devices, ...); clips must be divisible.
+
+        Returns at once: the transfer goes on in the background.
+        """
         n = len(self)
-        return {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items()}
+        parts = {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items()}
+        return jax.device_put(parts, NamedSharding(self._mesh, PartitionSpec(AXIS)))
 
 
 def total(tree: Any) -> Any:
     """Sum over the devices of a mapped function."""
     return lax.psum(tree, AXIS)
+
+
+def prefetch(items: Iterator[_Item], ahead: int = 2) -> Iterator[_Item]:
+    """Yield items, `ahead` of them made before they are asked for: their transfers have begun by then."""
+    made = collections.deque(itertools.islice(items, ahead))
+    while made:
+        yield made.popleft()
+        made.extend(itertools.islice(items, 1))
 
 
 def _merge(x: np.ndarray) -> np.ndarray:

@@ -33,27 +33,17 @@ class Announcement:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    @property
-    def on(self) -> bool:
-        """True until stopped."""
-        return not self._stopped.is_set()
-
     def _run(self) -> None:
         started = time.monotonic()
         while not self._stopped.is_set():
             self._bar.set_postfix_str(f"{self._message} ... {time.monotonic() - started:.0f} s")
             self._stopped.wait(INTERVAL_SECONDS)
 
-    def stop(self) -> None:
-        """Stop showing the message."""
-        if self.on:
-            self._stopped.set()
-            self._thread.join()
-            self._bar.set_postfix_str("")
-
     def __enter__(self) -> Announcement:
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stop()
+        self._stopped.set()
+        self._thread.join()
+        self._bar.set_postfix_str("")

@@ -165,13 +165,13 @@ def predict(
 
     constant = {"reference": clip_reference(first, labels), "mask": mask}
 
-    def body(previous: Array, inputs: tuple) -> tuple[Array, Any]:
-        t, label = inputs
-        changing = {"previous": previous, "label": as_float(label), "z": temperature * noise(t)}
+    def body(previous: Array, t: Scalar) -> tuple[Array, Any]:
+        label = frame_at(labels, t)
+        changing = {"previous": previous, "label": label, "z": temperature * noise(t)}
         _, frame = over_groups(model, next_frame, None, constant | changing)
         return frame, emit(frame, t)
 
-    return lax.scan(body, first, (step_numbers(labels), time_major(labels)[1:]))[1]
+    return lax.scan(body, first, step_numbers(labels))[1]
 
 
 @flax.struct.dataclass
@@ -193,8 +193,7 @@ def roll(model, variables, clips, noise, forced, feedback, advance, carried):
     advance(inputs, batch_stats, carried) returns (step, batch_stats, carried, output); of the step
     `frame` and `current_features` go on. Returns (carried, outputs time-major, batch_stats).
     """
-    frames, labels = time_major(clips.frames), time_major(clips.labels)
-    first = as_float(frames[0])
+    first = as_float(clips.frames[:, 0])
     reference = clip_reference(first, clips.labels)
     # A true frame's features serve as "current" at its own step and as "previous" at the next one. They
     # can be carried only where they need no gradient and where one decision serves the whole batch.
@@ -210,13 +209,13 @@ def roll(model, variables, clips, noise, forced, feedback, advance, carried):
 
     def body(carry, xs):
         generated, true_features, batch_stats, carried = carry
-        t, forced_t, true_previous, current, label = xs
+        t, forced_t = xs
         if carry_features:
             previous = lax.cond(
                 forced_t, lambda: true_features, lambda: features_of(generated)
             )
         else:
-            true_previous = as_float(true_previous)
+            true_previous = frame_at(clips.frames, t - 1)
             if forced_t.ndim == 0:
                 previous = lax.cond(forced_t, lambda: true_previous, lambda: generated)
             else:
@@ -228,9 +227,10 @@ def roll(model, variables, clips, noise, forced, feedback, advance, carried):
         else:
             given = {"previous": previous}
         of_clips = {
-            "current": as_float(current), "eps": noise(t), "reference": reference, "mask": clips.mask
+            "current": frame_at(clips.frames, t), "eps": noise(t), "reference": reference,
+            "mask": clips.mask,
         }  # fmt: skip
-        inputs = Inputs(t, as_float(label), given | of_clips)
+        inputs = Inputs(t, frame_at(clips.labels, t), given | of_clips)
         step, batch_stats, carried, output = advance(inputs, batch_stats, carried)
         true_features = lax.stop_gradient(step.current_features) if carry_features else None
         generated = lax.stop_gradient(step.frame) if feedback.cut_feedback else step.frame
@@ -239,9 +239,7 @@ def roll(model, variables, clips, noise, forced, feedback, advance, carried):
     start = (
         first, features_of(first) if carry_features else None, variables["batch_stats"], carried
     )  # fmt: skip
-    (_, _, batch_stats, carried), outputs = lax.scan(
-        body, start, (t, forced, frames[:-1], frames[1:], labels[1:])
-    )
+    (_, _, batch_stats, carried), outputs = lax.scan(body, start, (t, forced))
     return carried, outputs, batch_stats
 
 
@@ -315,9 +313,14 @@ def as_float(x: Num[Array, ...]) -> Float[Array, ...]:
     return x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x
 
 
-def time_major(x: Array) -> Array:
-    """Return (t, b, ...) of (b, t, ...)."""
-    return jnp.swapaxes(x, 0, 1)
+def frame_at(video: Num[Array, "b t h w c"], t: Scalar) -> Float[Array, "b h w c"]:
+    """Return frame t, as float: nothing but this frame is ever laid out anew."""
+    return as_float(lax.dynamic_index_in_dim(video, t, axis=1, keepdims=False))
+
+
+def frames_from(video: Num[Array, "b t h w c"], t: Scalar, count: int) -> Float[Array, "g b h w c"]:
+    """Return `count` frames from frame t on, as float and time-major."""
+    return as_float(jnp.swapaxes(lax.dynamic_slice_in_dim(video, t, count, axis=1), 0, 1))
 
 
 def step_numbers(video: Array) -> Array:

@@ -27,7 +27,7 @@ from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.files import replacing
 from cvae_jax.gradients import clip_gradients
 from cvae_jax.models.cvae import init_variables
-from cvae_jax.parallel import Devices, total
+from cvae_jax.parallel import Devices, prefetch, total
 from cvae_jax.progress import Announcement, epoch_bar
 from cvae_jax.rollout import Clips, address, clip_noise
 from cvae_jax.train_state import TrainState
@@ -118,7 +118,8 @@ class Run:
         )
         self.frame_size = data["train"][0].frames.shape[1:3]
         self.devices = Devices(devices)
-        self.train_step = self.devices.map_reduced(make_train_step(self.parts))
+        self.train_step = self.devices.map_update(make_train_step(self.parts))
+        self._compiled = False
         self.validator = Validator(
             self.parts, self.devices, config.eval.batch_size, with_ssim=False
         )
@@ -161,7 +162,8 @@ class Run:
         bar = epoch_bar(epoch, self.config.num_epochs, self.loader.num_batches, progress.batch)
         pending: tuple[int, dict] | None = None
         controls: dict[str, float] = {}
-        last_save = started
+        last_save = asked = started
+        waited = 0.0  # for batches
 
         def collect() -> None:
             """Fetch the metrics of the step before the last: the device is never waited for idly."""
@@ -176,12 +178,10 @@ class Run:
                             ratio=f"{controls['ratio']:.2f}", refresh=False)  # fmt: skip
             pending = None
 
-        with bar, Announcement(bar, "compiling the training step") as compiling:
-            for number, batch, traced, controls in self._steps(epoch, progress.batch):
-                state, metrics = self.train_step(state, batch, traced)
-                if compiling.on:
-                    jax.block_until_ready(metrics["loss"])
-                    compiling.stop()
+        with bar:
+            for number, batch, traced, controls in prefetch(self._steps(epoch, progress.batch)):
+                waited += time.monotonic() - asked
+                state, metrics = self._step(bar, state, batch, traced)
                 collect()
                 pending = (number, metrics)
                 for name in ("beta", "forced_share"):
@@ -194,11 +194,13 @@ class Run:
                     collect()
                     self._save(epoch, number + 1, state, sums)
                     last_save = time.monotonic()
+                asked = time.monotonic()
             collect()
             trained = time.monotonic()
             row = self._row(epoch, sums, controls)
             row |= self._validate(state, epoch, controls["beta"], bar)
             row["train_seconds"] = round(trained - started, 3)
+            row["input_seconds"] = round(waited, 3)
             row["validation_seconds"] = round(time.monotonic() - trained, 3)
         append_row(self.workdir / METRICS_FILE, row)
         self.writers.epoch(row)
@@ -207,6 +209,14 @@ class Run:
         if epoch + 1 == self.config.num_epochs:
             self.checkpoints.wait()
         return state
+
+    def _step(self, bar: Any, *arguments: Any) -> tuple[TrainState, dict]:
+        """Dispatch the training step; the run's first one compiles, and is waited for in sight."""
+        if self._compiled:
+            return self.train_step(*arguments)
+        with Announcement(bar, "compiling the training step"):
+            self._compiled = True
+            return jax.block_until_ready(self.train_step(*arguments))
 
     def _save(self, epoch: int, batch: int, state: TrainState, sums: dict[str, float]) -> None:
         step = epoch * self.loader.num_batches + batch

@@ -64,13 +64,14 @@ class TrainState:
     @classmethod
     def create(cls, variables: dict, optimizer: Optimizer) -> TrainState:
         """Return the state before the first step."""
-        params = jax.tree.map(jnp.asarray, variables["params"])
+        params, batch_stats = jax.device_put((variables["params"], variables["batch_stats"]))
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            batch_stats=jax.tree.map(jnp.asarray, variables["batch_stats"]),
-            opt_state=optimizer.transformation.init(params),
-            ema=params if optimizer.ema_decay else None,
+            batch_stats=batch_stats,
+            # As one program: hundreds of small ones take seconds.
+            opt_state=jax.jit(optimizer.transformation.init)(params),
+            ema=_copied(params) if optimizer.ema_decay else None,
         )
 
     @property
@@ -99,3 +100,8 @@ class TrainState:
             decay = optimizer.ema_decay
             ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
         return TrainState(self.step + 1, params, batch_stats, opt_state, ema)
+
+
+@jax.jit
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)

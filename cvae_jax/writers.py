@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -18,12 +19,16 @@ class Writers:
     """
 
     def __init__(self, config: ConfigDict, workdir: Path):
-        # Imported here: it brings TensorFlow along, which takes seconds.
-        from clu import metric_writers
-
         self._images = config.log.images
         self._wandb = _start_wandb(config, workdir) if config.wandb else None
-        self._tensorboard = metric_writers.SummaryWriter(str(workdir))
+        self._workdir = workdir
+
+    @functools.cached_property
+    def _tensorboard(self):
+        # Not before there is something to write: it brings TensorFlow along, which takes seconds.
+        from clu import metric_writers
+
+        return metric_writers.SummaryWriter(str(self._workdir))
 
     def epoch(self, row: dict) -> None:
         """Write an epoch's row of metrics.jsonl; scenes become one scalar each."""
@@ -71,7 +76,8 @@ class Writers:
 
     def close(self) -> None:
         """Flush and close."""
-        self._tensorboard.close()
+        if "_tensorboard" in self.__dict__:
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,8 +13,8 @@ from cvae_jax import platform  # noqa: E402
 # programs as users run them.
 if not os.environ.get("CVAE_TEST_OPTIMIZED"):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-platform.set_xla_flags()
 os.environ["JAX_PLATFORMS"] = "cpu"
+platform.prepare()  # with the cache of compiled programs: what did not change is compiled once
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -23,9 +22,5 @@ install_import_hook("cvae_jax", "beartype.beartype")
 
 import jax  # noqa: E402
 
-# Tests that build the same program compile it once.
-CACHE = tempfile.TemporaryDirectory(prefix="xla-")
-jax.config.update("jax_compilation_cache_dir", CACHE.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")

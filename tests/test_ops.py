@@ -7,7 +7,15 @@ import pytest
 
 from cvae_jax.models import ops
 
-OPERATIONS = {"dense": ops.dense, "conv3x3": ops.conv3x3, "depthwise3x3": ops.depthwise3x3}
+
+def halves_side_by_side(*arguments):
+    return jnp.concatenate(ops.dense_halves(*arguments), axis=-1)
+
+
+OPERATIONS = {
+    "dense": ops.dense, "dense_halves": halves_side_by_side, "conv3x3": ops.conv3x3,
+    "depthwise3x3": ops.depthwise3x3, "conv_valid": ops.conv_valid,
+}  # fmt: skip
 
 
 @jax.jit
@@ -30,24 +38,40 @@ def both_formulations(arguments, cotangents):
         ((3, 4, 1, 1), 2),  # one column, one channel
         ((1, 1, 1, 1), 1),
         ((1, 2, 3, 5), 8),
+        ((2, 4, 3, 5), 2),  # few outputs: the 3x3 convolution's other way
+        ((1, 1, 1, 3), 1),
     ],
 )
 def test_cpu_formulation_equals_the_plain_one(shape, features):
+    compare(shape, features, jnp.float32, rtol=1e-5, atol=2e-5)
+
+
+def test_cpu_formulation_equals_the_plain_one_in_bfloat16():
+    """Within a few of bfloat16's steps (2**-8) of the sums' sizes."""
+    compare((2, 5, 7, 6), 4, jnp.bfloat16, rtol=0.03, atol=0.3)
+
+
+def compare(shape, features, dtype, **tolerance):
     rng = np.random.default_rng([*shape, features])
-    normal = lambda *size: rng.normal(size=size).astype(np.float32)  # noqa: E731
-    channels = shape[-1]
+    normal = lambda *size: jnp.asarray(rng.normal(size=size), dtype)  # noqa: E731
+    channels, window = shape[-1], tuple(min(3, n) for n in shape[1:3])
     kernels = {
         "dense": (1, 1, channels, features),
+        "dense_halves": (1, 1, channels, 2 * features),
         "conv3x3": (3, 3, channels, features),
         "depthwise3x3": (3, 3, 1, channels),
+        "conv_valid": (*window, channels, features),
     }
     arguments = {k: (normal(*shape), normal(*s), normal(s[-1])) for k, s in kernels.items()}
     cotangents = {k: normal(*shape[:3], s[-1]) for k, s in kernels.items()}
+    inside = [n - w + 1 for n, w in zip(shape[1:3], window, strict=True)]
+    cotangents["conv_valid"] = normal(shape[0], *inside, features)
     for name, results in both_formulations(arguments, cotangents).items():
         what = ("value", "x", "kernel", "bias")
         for part, plain, cpu in zip(what, results["plain"], results["cpu"], strict=True):
-            assert cpu.shape == plain.shape
-            np.testing.assert_allclose(cpu, plain, rtol=1e-5, atol=2e-5, err_msg=f"{name} {part}")
+            assert (cpu.shape, cpu.dtype) == (plain.shape, dtype)
+            cpu, plain = (np.asarray(x, np.float32) for x in (cpu, plain))
+            np.testing.assert_allclose(cpu, plain, **tolerance, err_msg=f"{name} {part}")
 
 
 def test_resolve_formulation():

@@ -16,7 +16,7 @@ from cvae_jax.data.clips import Recording
 from cvae_jax.data.loader import pad_to_devices
 from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.models.cvae import init_variables
-from cvae_jax.parallel import Devices
+from cvae_jax.parallel import Devices, prefetch
 from cvae_jax.train import METRICS_FILE, Run, append_row, keep_rows, make_train_step, train
 from cvae_jax.train_state import TrainState
 
@@ -113,7 +113,7 @@ def test_one_device_equals_four(draw, fold_time):
     results, statistics = {}, {}
     for count in (1, 4):
         devices = Devices(jax.local_devices()[:count])
-        step = devices.map_reduced(make_train_step(parts))
+        step = devices.map_update(make_train_step(parts))
         state = TrainState.create(variables, parts.optimizer)
         history = []
         for forced in ([1, 1, 1], [0, 0, 0], [1, 0, 1]):
@@ -258,9 +258,80 @@ def test_step_with_a_non_finite_gradient_leaves_the_state_alone():
         "seed": np.uint32(0), "beta": np.float32(np.inf), "learning_rate": np.float32(1e-3),
         "forced": np.zeros(3, bool),
     }  # fmt: skip
-    after, metrics = devices.map_reduced(make_train_step(parts))(state, batch, controls)
+    before = jax.tree.map(np.array, state)
+    after, metrics = devices.map_update(make_train_step(parts))(state, batch, controls)
     assert not bool(metrics["finite"])
-    assert same_bits(after, state)
+    assert same_bits(after, before)
+
+
+def test_the_old_state_makes_room_for_the_new_one():
+    """It is donated: no second copy of the optimiser's state is ever on the device."""
+    parts = Components.build(tiny_config())
+    devices = Devices(jax.local_devices()[:2])
+    variables = init_variables(parts.model, 0, (16, 12))
+    state = devices.place(TrainState.create(variables, parts.optimizer))
+    step = devices.map_update(make_train_step(parts))
+    batch = devices.split({
+        "frames": np.zeros((4, 4, 16, 12, 3), np.uint8), "labels": np.zeros((4, 4, 16, 12, 3), np.uint8),
+        "mask": np.ones(4, np.float32), "index": np.arange(4, dtype=np.int32),
+    })  # fmt: skip
+    controls = {
+        "seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3),
+        "forced": np.zeros(3, bool),
+    }  # fmt: skip
+    state, _ = step(state, batch, controls)
+    saved = jax.device_get(state)  # as a checkpoint that is still being written holds it
+    copy = jax.tree.map(np.array, saved)
+    after, _ = step(state, batch, controls)
+    del state
+    assert same_bits(saved, copy)
+    last, _ = step(after, batch, controls)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(after))
+    assert int(last.step) == 3
+
+
+def test_an_epoch_does_not_wait_for_the_device(data, tmp_path, monkeypatch):
+    """Batches are sent two ahead, and a step's metrics are fetched when the next one is on its way."""
+    config = tiny_config()
+    config.num_epochs = 2
+    config.batch_size = 1
+    run = Run(config, tmp_path / "run", jax.local_devices()[:1])
+    events = []
+    split, step, fetch = run.devices.split, run.train_step, jax.device_get
+
+    def note(event, function):
+        def noted(*arguments):
+            events.append(event)
+            return function(*arguments)
+
+        return noted
+
+    run.devices.split = note("send", split)
+    run.train_step = note("step", step)
+    monkeypatch.setattr(run, "_validate", lambda *_: dict.fromkeys(
+        ("val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene")
+    ))  # fmt: skip
+    monkeypatch.setattr("cvae_jax.train.jax.device_get", note("fetch", fetch))
+    monkeypatch.setattr(run.checkpoints, "save", lambda *_: None)
+    run.finish()
+    batches = run.loader.num_batches
+    epoch = ["send", "send", "step", "send", "step", "fetch"]
+    epoch += ["send", "step", "fetch"] * (batches - 3) + ["step", "fetch"] * 1 + ["fetch"]
+    assert batches >= 4
+    assert events == epoch * 2
+
+
+def test_prefetch_keeps_the_order_and_the_end():
+    made = []
+
+    def items():
+        for n in range(4):
+            made.append(n)
+            yield n
+
+    seen = [(item, len(made)) for item in prefetch(items(), ahead=2)]
+    assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
+    assert list(prefetch(iter([]))) == []
 
 
 def test_checkpoints_kept_are_the_newest_the_best_and_the_periodic(tmp_path):

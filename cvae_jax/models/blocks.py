@@ -34,7 +34,7 @@ def leaky_relu(x: Array, slope: float) -> Array:
 
 
 class Convolution(nn.Module):
-    """A convolution with bias.
+    """A convolution with bias, in the precision of its input (parameters are kept in float32).
 
     `kind` is 'dense' (1x1), 'dense_halves' (1x1, giving the two halves of its channels as a pair), 'conv3x3',
     'depthwise3x3' or 'conv7x7_valid'.
@@ -49,9 +49,12 @@ class Convolution(nn.Module):
         channels = x.shape[-1]
         size = {"conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}.get(self.kind, 1)
         inputs = 1 if self.kind == "depthwise3x3" else channels
-        init = uniform_fan_in(size * size * inputs)
-        kernel = self.param("kernel", init, (size, size, inputs, self.features))
-        bias = self.param("bias", init, (self.features,))
+        if self.is_initializing():
+            init = uniform_fan_in(size * size * inputs)
+            kernel = self.param("kernel", init, (size, size, inputs, self.features))
+            bias = self.param("bias", init, (self.features,))
+        else:  # `param` would trace init again only to compare shapes: a fifth of the time to trace a step
+            kernel, bias = (self.get_variable("params", name) for name in ("kernel", "bias"))
         apply = {
             "dense": ops.dense,
             "dense_halves": ops.dense_halves,
@@ -59,6 +62,7 @@ class Convolution(nn.Module):
             "depthwise3x3": ops.depthwise3x3,
             "conv7x7_valid": ops.conv_valid,
         }[self.kind]
+        kernel, bias = (jnp.asarray(p, x.dtype) for p in (kernel, bias))
         return apply(x, kernel, bias, self.formulation)
 
 
@@ -107,7 +111,8 @@ class BatchNorm(nn.Module):
     Input is (g, b, h, w, c): g time steps of b clips. In training each step is normalised with the
     statistics of its own (b, h, w) where `mask` is 1, summed over `axis_name`; the running values are
     then updated step after step, in order: running <- 0.9 running + 0.1 batch, with the unbiased
-    variance n/(n-1) of the global n (PyTorch's rule; Flax's own uses the biased one).
+    variance n/(n-1) of the global n (PyTorch's rule; Flax's own uses the biased one). Statistics are
+    taken in float32 whatever the input's precision, which the output has again.
     """
 
     axis_name: str | None
@@ -118,7 +123,8 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "g b h w c"], mask: Float[Array, " b"], train: bool
     ) -> Float[Array, "g b h w c"]:
-        channels = x.shape[-1]
+        channels, precision = x.shape[-1], x.dtype
+        x = x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
@@ -141,7 +147,7 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
             centred = x - broadcast(mean)
         normalised = centred * broadcast(lax.rsqrt(var + self.epsilon))
-        return normalised * broadcast(scale) + broadcast(bias)
+        return (normalised * broadcast(scale) + broadcast(bias)).astype(precision)
 
     def _total(self, x: Array) -> Array:
         return x if self.axis_name is None else lax.psum(x, self.axis_name)

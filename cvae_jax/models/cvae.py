@@ -18,6 +18,7 @@ from cvae_jax.models.blocks import BatchNorm, Convolution, DepthConvBlock, Resid
 from cvae_jax.models.ops import resolve_formulation
 
 OUTPUTS = ("rgb", "residual")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class FrameEncoder(nn.Module):
@@ -72,7 +73,7 @@ class GaussianPredictor(nn.Module):
         x = ResidualBlock(n // 2, self.formulation, name="layer_2")(x)
         x = DepthConvBlock(n // 2, self.formulation, name="layer_3")(x)
         x = ResidualBlock(n, self.formulation, name="layer_4")(x)
-        x = Convolution("dense", 2 * n, self.formulation, name="layer_6")(x)
+        x = Convolution("dense", 2 * n, self.formulation, name="layer_6")(x.astype(jnp.float32))
         mu, logvar = jnp.split(x, 2, axis=-1)
         return mu, logvar
 
@@ -107,7 +108,8 @@ class Generator(nn.Module):
         for i, divisor in enumerate((2, 4, 8)):
             x = ResidualBlock(d // divisor, self.formulation, name=f"layer_{2 * i + 1}")(x)
             x = DepthConvBlock(d // divisor, self.formulation, name=f"layer_{2 * i + 2}")(x)
-        return Convolution("dense", self.channels, self.formulation, name="layer_7")(x)
+        last = Convolution("dense", self.channels, self.formulation, name="layer_7")
+        return last(x.astype(jnp.float32))
 
 
 def positions(height: int, width: int, octaves: int) -> Float[Array, "{height} {width} c"]:
@@ -139,6 +141,8 @@ class CVAE(nn.Module):
       position_octaves: the decoder also sees each pixel's place as sines and cosines of this many
         octaves (see `positions`), so that it can remember what is where before a still camera; 0 = not.
       formulation: 'auto', 'plain' or 'cpu' (see `cvae_jax.models.ops`).
+      precision: of the features: 'float32', or 'bfloat16' (mixed precision, Micikevicius et al., 2018:
+        parameters, statistics, the posterior, the frame and every loss stay in float32).
       axis_name: pmap axis over which BatchNorm's statistics are summed; None on one device.
     """
 
@@ -149,6 +153,7 @@ class CVAE(nn.Module):
     output: str = "rgb"
     position_octaves: int = 0
     formulation: str = "auto"
+    precision: str = "float32"
     axis_name: str | None = None
 
     def setup(self) -> None:
@@ -161,19 +166,20 @@ class CVAE(nn.Module):
 
     def encode_frame(self, frame: Float[Array, "n h w 3"]) -> Float[Array, "n h w f"]:
         """Encode frames in [0, 1]; the same encoder serves the previous and the current frame."""
-        return self.frame_encoder(frame)
+        return self.frame_encoder(self._features(frame))
 
     def encode_label(
         self, label: Float[Array, "g b h w 3"], mask: Float[Array, " b"], train: bool
     ) -> Float[Array, "g b h w l"]:
         """Encode label images in [0, 1] of g time steps; `mask` is 1 for real clips, 0 for padding."""
-        return self.label_encoder(label, mask, train)
+        return self.label_encoder(self._features(label), mask, train)
 
     def posterior(
         self, frame_features: Float[Array, "n h w f"], label_features: Float[Array, "n h w l"]
     ) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
         """Return (mu, logvar) of q(z | current frame, label)."""
-        return self.gaussian_predictor(jnp.concatenate([frame_features, label_features], axis=-1))
+        joined = jnp.concatenate([frame_features, label_features], axis=-1)
+        return self.gaussian_predictor(self._features(joined))
 
     def decode(
         self,
@@ -193,8 +199,12 @@ class CVAE(nn.Module):
             n, h, w, _ = z.shape
             places = positions(h, w, self.position_octaves)
             inputs.append(jnp.broadcast_to(places, (n, *places.shape)))
-        drawn = self.generator(self.decoder_fusion(jnp.concatenate(inputs, axis=-1)))
+        joined = jnp.concatenate(inputs, axis=-1)
+        drawn = self.generator(self.decoder_fusion(self._features(joined)))
         return drawn if self.output == "rgb" else reference[..., :3] + drawn
+
+    def _features(self, x: Array) -> Array:
+        return x.astype(self.precision)
 
     def __call__(self, frame: Float[Array, "n h w 3"], label: Float[Array, "n h w 3"]) -> Array:
         """Run every module once (used to create the variables)."""

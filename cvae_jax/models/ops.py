@@ -5,7 +5,7 @@
 faster: 1x1 convolutions as matrix products, depthwise convolutions as shifted multiplies with the
 weight gradient gathered row by row, weight gradients of 3x3 convolutions as one matrix product, and
 bias gradients that do not fuse with their producer. `resolve_formulation` is the only place that
-chooses. All arrays are NHWC float32, kernels HWIO (depthwise: 3 x 3 x 1 x C).
+chooses. All arrays are NHWC, float32 or bfloat16; kernels HWIO (depthwise: 3 x 3 x 1 x C).
 """
 
 from __future__ import annotations
@@ -115,7 +115,13 @@ def _conv(x: Array, kernel: Array, padding: str, feature_group_count: int = 1) -
         padding,
         dimension_numbers=_LAYOUT,
         feature_group_count=feature_group_count,
+        precision=_full_precision(x),
     )
+
+
+def _full_precision(x: Array) -> lax.Precision | None:
+    """float32 means float32: no TensorFloat-32 of a GPU and no bfloat16 passes of a TPU in its place."""
+    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 def _patches(x: Array, height: int, width: int) -> Array:
@@ -139,7 +145,7 @@ def _transposed_product(x: Array, y: Array) -> Array:
 
 
 def _bias_gradient(g: Array) -> Array:
-    return jnp.sum(_rows(g), axis=0)
+    return jnp.sum(_rows(g), axis=0, dtype=jnp.float32).astype(g.dtype)
 
 
 def _flip(kernel: Array) -> Array:
@@ -277,9 +283,10 @@ def _depthwise_kernel_gradient(x: Array, g: Array) -> Array:
             for j in range(3)
         )
 
-    zeros = tuple(jnp.zeros((1, 1, width, channels), x.dtype) for _ in range(9))
+    zeros = tuple(jnp.zeros((1, 1, width, channels), jnp.float32) for _ in range(9))
     sums = lax.fori_loop(0, batch * height, add_row, zeros)
-    return jnp.stack([_bias_gradient(s) for s in sums]).reshape(3, 3, 1, channels)
+    taps = jnp.stack([_bias_gradient(s) for s in sums])
+    return taps.reshape(3, 3, 1, channels).astype(x.dtype)
 
 
 _depthwise_cpu.defvjp(_depthwise_cpu_forward, _depthwise_cpu_backward)

@@ -1,0 +1,86 @@
+"""The settings of the process: on a CPU only, never over the user's own, only where they are known."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cvae_jax import platform
+
+ROOT = Path(__file__).parent.parent
+DOOR = """
+import os, sys
+from cvae_jax import platform
+platform.prepare(restart=True)
+for name in ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR"):
+    print(name, os.environ.get(name), sep=":")
+print(sys.argv[1:])
+"""
+
+
+def run_door(tmp_path, **environment):
+    """Run a door in a clean environment; return its settings and what it printed."""
+    script = tmp_path / "door of mine.py"
+    script.write_text(DOOR)
+    names = ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, str(script), "--flag=a b", "--other"], capture_output=True, text=True, timeout=60,
+        env=clean | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)} | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['--flag=a b', '--other']"
+    lines = done.stdout.splitlines()
+    return dict(line.split(":", 1) for line in lines[-4:-1]), lines[:-4]
+
+
+def test_a_door_on_a_cpu_sets_and_tells(tmp_path):
+    settings, told = run_door(tmp_path, JAX_PLATFORMS="cpu")
+    assert all(f"{flag}={value}" in settings["XLA_FLAGS"] for flag, value in platform.CPU_FLAGS.items())
+    assert settings["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path / "cvae_jax"))
+    (line,) = told
+    assert settings["XLA_FLAGS"] in line
+    if sys.platform == "linux" and os.confstr("CS_GNU_LIBC_VERSION"):
+        assert settings["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+        assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in line
+
+
+def test_what_the_user_sets_is_kept(tmp_path):
+    given = {
+        "XLA_FLAGS": "--xla_backend_optimization_level=3",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine"),
+    }
+    settings, _ = run_door(tmp_path, JAX_PLATFORMS="cpu", **given)
+    assert settings["XLA_FLAGS"].startswith(given.pop("XLA_FLAGS") + " --xla_cpu")
+    assert settings["XLA_FLAGS"].count("optimization_level") == 1
+    assert {name: settings[name] for name in given} == given
+
+
+def test_an_accelerator_is_left_alone(tmp_path):
+    settings, told = run_door(tmp_path, JAX_PLATFORMS="cuda")
+    assert settings["XLA_FLAGS"] == settings["GLIBC_TUNABLES"] == "None"
+    assert told == []
+
+
+def test_a_flag_that_jaxlib_does_not_know_is_not_set(monkeypatch):
+    monkeypatch.setattr(platform, "CPU_FLAGS", {"--xla_no_such_flag_at_all": "1"})
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert platform.set_cpu_flags() == []
+
+
+@pytest.mark.parametrize(("chosen", "cpu"), [("cpu", True), ("tpu,cpu", False), ("cuda", False)])
+def test_on_cpu(monkeypatch, chosen, cpu):
+    monkeypatch.setenv("JAX_PLATFORMS", chosen)
+    assert platform.on_cpu() is cpu
+
+
+def test_on_cpu_without_a_choice_asks_for_plugins(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(platform.importlib.metadata, "entry_points", lambda group: [])
+    monkeypatch.setattr(platform.importlib.util, "find_spec", lambda name: None)
+    assert platform.on_cpu()
+    monkeypatch.setattr(platform.importlib.util, "find_spec", lambda name: name == "libtpu" or None)
+    assert not platform.on_cpu()
