@@ -138,6 +138,16 @@ class CVAE(nn.Module):
         return self.Generator(fused).clamp(0, 1)
 
 
+def from_fixture(path: str) -> tuple[CVAE, dict[str, Tensor]]:
+    """Return the model with a parity fixture's weights, and all its arrays (see docs/parity.md)."""
+    import numpy as np
+
+    data = {name: torch.from_numpy(value) for name, value in np.load(path).items()}
+    model = CVAE(*(int(width) for width in data["dims"]))
+    model.load_state_dict({name[3:]: value for name, value in data.items() if name.startswith("sd/")})
+    return model, data
+
+
 def clip_loss(
     model: CVAE, frames: Tensor, labels: Tensor, noise: Noise, beta: float, teacher_forced: bool
 ) -> tuple[Tensor, list[Tensor]]:

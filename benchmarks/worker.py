@@ -2,14 +2,17 @@
 
     python -m benchmarks.worker ours|torch
 
-A request is JSON: {"case": "train", "batch": 2, "frames": 16, "teacher_forced": true} or
-{"case": "rollout", "batch": 1, "frames": 16}. The answer holds "seconds" of one repetition, and where the
-case was new and ran once before, its "first_seconds".
+Requests are JSON. Timed ones, {"case": "train", "batch": 2, "frames": 16, "teacher_forced": true} and
+{"case": "rollout", "batch": 1, "frames": 16}, are answered with "seconds" of one repetition and "peak_bytes"
+of the process so far; where the case was new it ran once before, in "first_seconds" with "compilations".
+{"case": "check", "fixture": F} is answered with the losses on the parity fixture F,
+{"case": "gemm", "size": n} with the rate of a float32 matrix product in GFLOP/s.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +21,7 @@ import numpy as np
 
 HEIGHT, WIDTH = 32, 64
 BETA = 1.0
+GEMM_SECONDS = 0.5
 
 
 def clips(batch: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,12 +47,17 @@ class Ours:
         from cvae_jax.train import make_train_step
         from cvae_jax.train_state import TrainState
 
+        self.compilations = 0
+        jax.monitoring.register_event_duration_secs_listener(self._count)
         self.parts = Components.build(default.get_config())
         self.devices = Devices(jax.local_devices()[:1])
         variables = init_variables(self.parts.model, 0, (HEIGHT, WIDTH))
         self.state = self.devices.place(TrainState.create(variables, self.parts.optimizer))
         self.step = self.devices.map_update(make_train_step(self.parts))
         self.rollout = self.devices.map_clips(self._rollout)
+
+    def _count(self, event: str, seconds: float, **_: object) -> None:
+        self.compilations += event.endswith("backend_compile_duration")
 
     def _rollout(self, variables, batch, controls):
         import jax.numpy as jnp
@@ -86,9 +95,50 @@ class Ours:
         })  # fmt: skip
         return lambda: self.rollout(self.state.variables, arrays, np.uint32(0))
 
+    def check(self, fixture: str) -> dict[str, float]:
+        import jax
+        import jax.numpy as jnp
+
+        from cvae_jax.gradients import clip_gradients
+        from cvae_jax.import_torch import dimensions, to_variables
+        from cvae_jax.losses import Objective
+        from cvae_jax.models.cvae import CVAE
+        from cvae_jax.rollout import Clips, Feedback
+
+        data = np.load(fixture)
+        weights = {name[3:]: data[name] for name in data.files if name.startswith("sd/")}
+        model = CVAE(**dimensions(weights))
+        frames, labels = (
+            jnp.asarray(data[f"in/{kind}"].transpose(0, 1, 3, 4, 2)) for kind in ("frames", "labels")
+        )
+        eps = jnp.asarray(data["in/eps"].transpose(1, 0, 3, 4, 2))
+
+        @jax.jit
+        def loss(variables, forced):
+            video = Clips(frames, labels, jnp.ones(frames.shape[0]))
+            return clip_gradients(
+                model, Objective(), Feedback(), variables, video, lambda t: eps[t - 1], forced,
+                jnp.asarray(data["in/beta"]), jnp.float32(frames.shape[0]),
+            )[1]["loss"]  # fmt: skip
+
+        steps = len(eps)
+        return {
+            "train_tf": float(loss(to_variables(weights), np.ones(steps, bool))),
+            "train_ar": float(loss(to_variables(weights), np.zeros(steps, bool))),
+        }
+
+    def product(self, x: np.ndarray) -> Callable[[], None]:
+        import jax
+
+        multiply = jax.jit(lambda a: a @ a)
+        x = jax.device_put(x)
+        return lambda: multiply(x).block_until_ready()
+
 
 class Torch:
     """The PyTorch reference, as a user of the original program runs it."""
+
+    compilations = 0
 
     def __init__(self):
         import torch
@@ -126,6 +176,40 @@ class Torch:
 
         return repeat
 
+    def check(self, fixture: str) -> dict[str, float]:
+        model, data = self.reference.from_fixture(fixture)
+        frames, labels, eps = (data[f"in/{kind}"] for kind in ("frames", "labels", "eps"))
+        losses = {}
+        for case in ("train_tf", "train_ar"):
+            model.train()
+            loss, _ = self.reference.clip_loss(
+                model, frames, labels, lambda t: eps[:, t - 1], float(data["in/beta"]), case == "train_tf"
+            )
+            losses[case] = loss.item()
+        return losses
+
+    def product(self, x: np.ndarray) -> Callable[[], None]:
+        x = self.torch.from_numpy(x)
+        return lambda: x @ x
+
+
+def gemm_rate(multiply: Callable[[], None], size: int) -> float:
+    """Return the best rate of an n x n product in GFLOP/s, over GEMM_SECONDS."""
+    multiply()
+    best, end = np.inf, time.perf_counter() + GEMM_SECONDS
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        multiply()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
+
+
+def timed(repeat: Callable[[], None]) -> float:
+    """Return the seconds of one call."""
+    started = time.perf_counter()
+    repeat()
+    return time.perf_counter() - started
+
 
 def main(side: str) -> None:
     answer = sys.stdout
@@ -135,18 +219,22 @@ def main(side: str) -> None:
     print(json.dumps({"ready": True}), file=answer, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        reply = {}
-        key = line.strip()
-        if key not in ready:
-            name = request.pop("case")
-            make = worker.train if name == "train" else worker.rollout_case
-            ready[key] = make(**request)
-            started = time.perf_counter()
-            ready[key]()
-            reply["first_seconds"] = time.perf_counter() - started
-        started = time.perf_counter()
-        ready[key]()
-        reply["seconds"] = time.perf_counter() - started
+        case = request.pop("case")
+        reply: dict[str, object] = {}
+        if case == "check":
+            reply = worker.check(**request)
+        elif case == "gemm":
+            size = request["size"]
+            x = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
+            reply = {"gflops": gemm_rate(worker.product(x), size)}
+        else:
+            if line not in ready:
+                ready[line] = (worker.train if case == "train" else worker.rollout_case)(**request)
+                compiled = worker.compilations
+                reply["first_seconds"] = timed(ready[line])
+                reply["compilations"] = worker.compilations - compiled
+            reply["seconds"] = timed(ready[line])
+            reply["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps(reply), file=answer, flush=True)
 
 

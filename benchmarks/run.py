@@ -1,0 +1,427 @@
+"""Speed and memory beside PyTorch on this machine's CPU: python benchmarks/run.py [--quick] [--json F].
+
+Both sides are live processes with the same threads and environment and take turns, A B A B; a ratio is
+PyTorch's time over ours, pair by pair, and its median is quoted with the middle half. Before anything is
+timed both sides must give the same losses on the parity fixture. The whole run (about half an hour) also
+measures memory, start-up, compilations and the loader, and writes docs/benchmarks.md; --quick takes three
+cases in a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform as machine
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks.worker import HEIGHT, WIDTH  # noqa: E402
+from cvae_jax import platform  # noqa: E402
+from cvae_jax.cli import fail  # noqa: E402
+from cvae_jax.files import replacing  # noqa: E402
+
+FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
+PAUSE_SECONDS = 0.3  # lets the other side's threads fall asleep
+GEMM_SIZE = 2048
+FRAMES, LONG = 16, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A timed case: its name in the JSON, the request, how it reads, and its numbers of pairs."""
+
+    name: str
+    request: dict
+    title: str
+    pairs: int
+    quick_pairs: int = 0
+
+
+def _train(batch: int, teacher_forced: bool, pairs: int, quick_pairs: int = 0) -> Case:
+    short, long = ("tf", "teacher-forced") if teacher_forced else ("ar", "autoregressive")
+    request = {"case": "train", "batch": batch, "frames": FRAMES, "teacher_forced": teacher_forced}
+    title = f"training step, {long}, batch {batch}"
+    return Case(f"train_{short}_b{batch}", request, title, pairs, quick_pairs)
+
+
+def _rollout(batch: int, pairs: int, quick_pairs: int = 0) -> Case:
+    request = {"case": "rollout", "batch": batch, "frames": FRAMES}
+    title = f"prior rollout, {batch} clip{'s' if batch > 1 else ''}"
+    return Case(f"rollout_b{batch}", request, title, pairs, quick_pairs)
+
+
+CASES = (
+    _train(2, True, 15, 9),
+    _train(2, False, 15, 9),
+    _train(10, True, 5),
+    _train(10, False, 5),
+    _rollout(1, 25, 15),
+    _rollout(4, 15),
+    _rollout(32, 5),
+)
+
+
+class Side:
+    """A live worker (see benchmarks/worker.py)."""
+
+    def __init__(self, name: str, environment: dict[str, str]):
+        self.name = name
+        self._log = tempfile.TemporaryFile("w+")
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", name], cwd=ROOT, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+        )  # fmt: skip
+        self._answer()
+
+    def ask(self, **request: object) -> dict:
+        """Return the worker's answer."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            said = self._log.read().strip().splitlines() or ["nothing"]
+            fail(f"The worker '{self.name}' ended early; its last words were: {said[-1]}", status=1)
+        return json.loads(line)
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """What both sides run in: CPU only, all cores this process may use, the allocator's huge pages."""
+    name, setting = platform.ALLOCATOR
+    return {
+        name: setting,
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "OMP_NUM_THREADS": str(threads()),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
+
+
+def threads() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def check(sides: list[Side]) -> dict[str, list[float]]:
+    """Return each case's losses on the parity fixture; end the program where they differ."""
+    answers = [side.ask(case="check", fixture=str(FIXTURE)) for side in sides]
+    losses = {case: [answer[case] for answer in answers] for case in answers[0]}
+    for case, (ours, theirs) in losses.items():
+        if abs(ours - theirs) > 1e-4:
+            fail(f"The two sides differ on {FIXTURE.name}, {case}: {ours} and {theirs}.", status=1)
+    return losses
+
+
+def compare(case: Case, sides: list[Side], pairs: int, bar: tqdm) -> dict[str, object]:
+    """Return {"ours_s", "torch_s", "ratio", ...} of a case, from so many pairs of turns."""
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    for _ in range(pairs):
+        for side in sides:
+            time.sleep(PAUSE_SECONDS)
+            seconds[side.name].append(side.ask(**case.request)["seconds"])
+            bar.update()
+    ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["torch"], strict=True)]
+    return {
+        "ours_s": statistics.median(seconds["ours"]),
+        "torch_s": statistics.median(seconds["torch"]),
+        "ratio": statistics.median(ratios),
+        "ratio_middle_half": _middle_half(ratios),
+        "ours_s_middle_half": _middle_half(seconds["ours"]),
+        "torch_s_middle_half": _middle_half(seconds["torch"]),
+        "pairs": pairs,
+    }
+
+
+def _middle_half(values: list[float]) -> list[float]:
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [low, high]
+
+
+def time_cases(cases: list[tuple[Case, int]], cache: Path) -> tuple[dict[str, dict], dict]:
+    """Return {case: numbers}, and what is known of both sides: losses, matrix products, compilations."""
+    settings = environment(cache)
+    turns = sum(2 * pairs for _, pairs in cases)
+    with (
+        Side("ours", settings) as ours,
+        Side("torch", settings) as theirs,
+        tqdm(total=turns, unit="turn", dynamic_ncols=True) as bar,
+    ):
+        sides = [ours, theirs]
+        bar.set_description("checking that both compute the same")
+        known: dict = {"fixture_losses": check(sides), "compilations": {}, "gemm_gflops": {}}
+        results = {}
+        for case, pairs in cases:
+            bar.set_description(f"{case.title} (first time)")
+            first = [side.ask(**case.request) for side in sides]
+            known["compilations"][case.name] = first[0]["compilations"]
+            bar.set_description(case.title)
+            results[case.name] = compare(case, sides, pairs, bar)
+            rates = [side.ask(case="gemm", size=GEMM_SIZE)["gflops"] for side in sides]
+            for side, rate in zip(sides, rates, strict=True):
+                known["gemm_gflops"].setdefault(side.name, []).append(rate)
+    return results, known
+
+
+def gemm_share(results: dict[str, dict], rates: list[float]) -> dict[str, float]:
+    """Return each training case's rate as a share of the median rate of a matrix product."""
+    from configs import default
+    from cvae_jax.config import Components
+    from cvae_jax.models.cvae import init_variables
+    from cvae_jax.models.flops import training_flops
+
+    model = Components.build(default.get_config()).model
+    params = init_variables(model, 0, (HEIGHT, WIDTH))["params"]
+    shares = {}
+    for case in CASES:
+        if case.name in results and case.request["case"] == "train":
+            frames = case.request["batch"] * (case.request["frames"] - 1)
+            step = frames * training_flops(params, HEIGHT * WIDTH, case.request["teacher_forced"])
+            shares[case.name] = step / results[case.name]["ours_s"] / 1e9 / statistics.median(rates)
+    return shares
+
+
+def memory(cache: Path) -> list[dict]:
+    """Return the peak resident bytes of fresh processes after two training steps, one case each."""
+    cases = [("ours", 10, FRAMES, True), ("ours", 10, FRAMES, False), ("ours", 10, LONG, True)]
+    cases += [("ours", 10, LONG, False)]
+    cases += [("torch", 2, FRAMES, True), ("torch", 2, LONG, True), ("torch", 10, FRAMES, True)]
+    needed = {("torch", 2, LONG): 15e9, ("torch", 10, FRAMES): 19e9}  # PyTorch's grow with both
+    rows = []
+    for name, batch, frames, compiled_before in tqdm(cases, desc="peak memory", unit="process"):
+        row = {"side": name, "batch": batch, "frames": frames, "compiled_before": compiled_before}
+        if needed.get((name, batch, frames), 0) > _available_bytes():
+            rows.append(row | {"peak_bytes": None})
+            continue
+        request = {"case": "train", "batch": batch, "frames": frames, "teacher_forced": True}
+        with tempfile.TemporaryDirectory() as empty:
+            if compiled_before and name == "ours":
+                with Side(name, environment(cache)) as side:
+                    side.ask(**request)
+            with Side(name, environment(cache if compiled_before else Path(empty))) as side:
+                rows.append(row | {"peak_bytes": side.ask(**request)["peak_bytes"]})
+    return rows
+
+
+def _available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def start_up(cache: Path) -> dict[str, list[float]]:
+    """Return the seconds of train.py, full size, from the command to the end of its first step."""
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    for _ in tqdm(range(3), desc="start-up, cold and warm", unit="pair"):
+        with tempfile.TemporaryDirectory() as folder:
+            empty = Path(folder) / "cache"
+            seconds["cold"].append(_first_step(environment(empty), Path(folder) / "cold"))
+            seconds["warm"].append(_first_step(environment(empty), Path(folder) / "warm"))
+    return seconds
+
+
+def _train_command(workdir: Path, *flags: str) -> list[str]:
+    config = ["--config=configs/monotonic.py", "--config.batch_size=2", f"--workdir={workdir}"]
+    return [sys.executable, "train.py", *config, *flags]
+
+
+def _first_step(settings: dict[str, str], workdir: Path) -> float:
+    started = time.monotonic()
+    process = subprocess.Popen(
+        _train_command(workdir), cwd=ROOT, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    seen = b""
+    try:
+        while part := os.read(process.stderr.fileno(), 4096):
+            seen += part
+            # The bar without the announcement of the compilation: the first step is done.
+            after = seen.rpartition(b"compiling the training step")[2]
+            if b"compiling" in seen and re.search(rb"\| +[01]/\d+ \[[^]]*step/s\]|\| +1/", after):
+                return time.monotonic() - started
+    finally:
+        process.kill()
+        process.wait()
+    fail(f"train.py ended early: {seen.decode(errors='replace')[-300:]}", status=1)
+
+
+def loader(cache: Path) -> dict[str, float]:
+    """Return what one full-size epoch of train.py on the embedded clips spent waiting for batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--config.num_epochs=1", "--config.eval.batch_size=8"]
+        done = subprocess.run(
+            _train_command(Path(folder) / "w", *flags), cwd=ROOT, env=environment(cache),
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            fail(f"train.py ended early: {done.stderr[-300:]}", status=1)
+        row = json.loads((Path(folder) / "w" / "metrics.jsonl").read_text().splitlines()[0])
+    keys = ("input_seconds", "train_seconds")
+    return {key: row[key] for key in keys} | {"idle_share": row[keys[0]] / row[keys[1]]}
+
+
+def describe() -> dict[str, object]:
+    """Return the machine and the versions."""
+    packages = ("jax", "jaxlib", "flax", "torch", "numpy")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    vectors = [name for name in ("avx512f", "avx2") if name in flags]
+    return {
+        "cpu": " / ".join(sorted(names)) or machine.processor(),
+        "vectors": vectors[0] if vectors else "",
+        "threads": threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": machine.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "cpu_flags": platform.CPU_FLAGS,
+        "allocator": "=".join(platform.ALLOCATOR),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    """Return the comparison as Markdown."""
+    titles = {case.name: case.title for case in CASES}
+    lines = ["| 32 x 64, 16 frames | ours (s) | PyTorch (s) | ratio | middle half | pairs |",
+             "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    for name, r in results.items():
+        low, high = r["ratio_middle_half"]
+        lines.append(
+            f"| {titles[name]} | {r['ours_s']:.3g} | {r['torch_s']:.3g} | {r['ratio']:.2f} | "
+            f"{low:.2f} - {high:.2f} | {r['pairs']} |"
+        )
+    return "\n".join(lines)
+
+
+def document(report: dict) -> str:
+    """Return docs/benchmarks.md."""
+    here = report["_machine"]
+    gib = lambda x: "not run, does not fit" if x is None else f"{x / 1e9:.2f} GB"  # noqa: E731
+    spread = lambda x: f"{statistics.median(x):.1f} s ({min(x):.1f} - {max(x):.1f})"  # noqa: E731
+    rates = {side: statistics.median(values) for side, values in report["_gemm_gflops"].items()}
+    packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
+    flags = " ".join(f"{name}={value}" for name, value in here["cpu_flags"].items())
+    cold, warm = (spread(report["_start_up"][kind]) for kind in ("cold", "warm"))
+    memory_rows = [
+        f"| {'ours' if row['side'] == 'ours' else 'PyTorch'}, batch {row['batch']}, {row['frames']} frames"
+        f"{'' if row['compiled_before'] else ', compilation included'} | {gib(row['peak_bytes'])} |"
+        for row in report["_memory"]
+    ]
+    shares = [f"| {case.title} | {report['_gemm_share'][case.name]:.0%} |"
+              for case in CASES if case.name in report["_gemm_share"]]  # fmt: skip
+    compiled = report["_compilations"]["train_tf_b2"] + report["_compilations"]["train_ar_b2"]
+    idle = report["_loader"]
+    return f"""# Benchmarks
+
+Written by `make bench` on {here['date']}; the numbers are in [benchmarks.json](benchmarks.json), what they
+mean in [performance.md](performance.md).
+
+{here['cpu']} ({here['vectors']}), {here['threads']} threads, {here['memory_gib']} GiB,
+Python {here['python']}, {packages}. Both sides: the same threads, `{here['allocator']}`. Ours:
+`{flags}`.
+Times wander where a machine is shared, so ratios are taken pair by pair (PyTorch / ours, above 1 is faster)
+and quoted as the median, with the middle half of the pairs. Before the timing both sides gave the same losses
+on the parity fixture.
+
+## Speed
+
+Full size (128, 32, 12, 192), float32.
+
+{table({case.name: report[case.name] for case in CASES})}
+
+A {GEMM_SIZE} x {GEMM_SIZE} float32 matrix product runs at {rates['ours']:.0f} GFLOP/s in XLA and
+{rates['torch']:.0f} GFLOP/s in PyTorch. Of XLA's rate the training step reaches (own count of the model's
+operations, `cvae_jax/models/flops.py`):
+
+| | share |
+| --- | ---: |
+{chr(10).join(shares)}
+
+## Memory
+
+Peak resident memory of a fresh process after two training steps.
+
+| | peak |
+| --- | ---: |
+{chr(10).join(memory_rows)}
+
+## Start
+
+From the command `python train.py --config=configs/monotonic.py --config.batch_size=2` to the end of the first
+step, median and range of {len(report['_start_up']['cold'])}: {cold} with nothing compiled before, {warm} the
+second time. Compilations for teacher-forced and autoregressive steps of batch 2 together: {compiled}.
+
+## Input
+
+In one epoch of that run the loop waited {idle['input_seconds']:.3f} s of {idle['train_seconds']:.1f} s for
+batches ({idle['idle_share']:.2%}).
+"""
+
+
+def write(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="three cases, a few minutes, no document")
+    parser.add_argument("--json", type=Path, help="where the numbers go; default docs/benchmarks.json")
+    options = parser.parse_args()
+    if importlib.util.find_spec("torch") is None:
+        fail("PyTorch is not installed: run make bench, or pip install -r requirements-dev.txt.")
+    if not options.quick and options.json is None:
+        options.json = ROOT / "docs" / "benchmarks.json"
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        fail(f"There is no folder {options.json.absolute().parent} for --json; make it first.")
+    pairs = [(case, case.quick_pairs if options.quick else case.pairs) for case in CASES]
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        report, known = time_cases([(case, n) for case, n in pairs if n], cache)
+        if not options.quick:
+            report |= {
+                "_machine": describe(),
+                **{f"_{name}": value for name, value in known.items()},
+                "_gemm_share": gemm_share(report, known["gemm_gflops"]["ours"]),
+                "_memory": memory(cache),
+                "_start_up": start_up(cache),
+                "_loader": loader(cache),
+            }
+            write(ROOT / "docs" / "benchmarks.md", document(report))
+    if options.json is not None:
+        write(options.json, json.dumps(report, indent=1) + "\n")
+    print(table({name: value for name, value in report.items() if not name.startswith("_")}))
+
+
+if __name__ == "__main__":
+    main()
