@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help env demo test lint clean
+.PHONY: help env demo test bench lint clean
 
 help:
 	@echo "make env    make .venv from requirements.txt"
 	@echo "make demo   train on the embedded real clips and show what was learned (runs/demo)"
 	@echo "make test   run the fast tests"
+	@echo "make bench  compare speed and memory with PyTorch (half an hour; BENCH=--quick: minutes)"
 	@echo "make lint   check the style"
 	@echo "make clean  remove caches (never runs/ or data/)"
 
@@ -20,6 +21,10 @@ $(VENV)/.test: requirements-test.txt $(VENV)/.runtime
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.test
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
 env: $(VENV)/.runtime
 
 demo: env
@@ -29,6 +34,9 @@ demo: env
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -q -n auto
+
+bench: $(VENV)/.dev
+	$(RUN) benchmarks/run.py $(BENCH)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -17,8 +17,12 @@ CPU_FLAGS = {
     # Compiles in three quarters of the time, and what it compiles is not slower.
     "--xla_backend_optimization_level": "1",
 }
-# The C library reads it as the process starts: huge pages for large arrays, hence fewer page faults.
-ALLOCATOR = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+# The C library reads it as the process starts: huge pages, and memory that is kept from step to step instead
+# of being given back and faulted in again.
+ALLOCATOR = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184",
+)
 # Programs that take longer to compile than this are kept for the next start.
 CACHE_FROM_SECONDS = 0.1
 

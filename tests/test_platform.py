@@ -43,8 +43,9 @@ def test_a_door_on_a_cpu_sets_and_tells(tmp_path):
     (line,) = told
     assert settings["XLA_FLAGS"] in line
     if sys.platform == "linux" and os.confstr("CS_GNU_LIBC_VERSION"):
-        assert settings["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-        assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in line
+        name, value = platform.ALLOCATOR
+        assert settings[name] == value
+        assert f"{name}={value}" in line
 
 
 def test_what_the_user_sets_is_kept(tmp_path):

@@ -1,0 +1,114 @@
+"""The PyTorch reference against the parity fixture, and the comparison's own arithmetic."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    pytest.importorskip("torch", reason="the reference needs requirements-dev.txt")
+    from benchmarks import reference
+
+    return reference
+
+
+@pytest.mark.parametrize("case", ["train_tf", "train_ar"])
+def test_the_reference_trains_as_the_fixture_says(reference, case):
+    model, data = reference.from_fixture(FIXTURE)
+    model.train()
+    loss, frames = reference.clip_loss(
+        model, data["in/frames"], data["in/labels"], lambda t: data["in/eps"][:, t - 1],
+        float(data["in/beta"]), case == "train_tf",
+    )  # fmt: skip
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), data[f"{case}/loss"], rtol=1e-5)
+    predicted = np.stack([frame.detach() for frame in frames], 1)
+    np.testing.assert_allclose(predicted, data[f"{case}/frames"], atol=1e-5)
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    assert gradients.keys() == {k.split("/")[-1] for k in data if k.startswith(f"{case}/grad/")}
+    whole = np.sqrt(sum(np.sum(np.square(g.numpy())) for g in gradients.values()))
+    for name, gradient in gradients.items():
+        expected = data[f"{case}/grad/{name}"].numpy()
+        difference = np.linalg.norm(gradient.numpy() - expected)
+        assert difference <= 1e-3 * np.linalg.norm(expected) + 1e-6 * whole, name
+
+
+def test_the_reference_rolls_out_as_the_fixture_says(reference):
+    model, data = reference.from_fixture(FIXTURE)
+    model.eval()
+    frames = reference.prior_rollout(
+        model, data["in/frames"][:, 0], data["in/labels"], lambda t: data["in/eps"][:, t - 1]
+    )
+    np.testing.assert_allclose(frames, data["eval/prior_rollout"], atol=1e-5)
+
+
+def test_a_ratio_is_the_median_over_pairs_of_turns(monkeypatch):
+    from tqdm import tqdm
+
+    from benchmarks import run
+
+    class Told:
+        def __init__(self, name, seconds):
+            self.name, self.seconds = name, iter(seconds)
+
+        def ask(self, **request):
+            return {"seconds": next(self.seconds)}
+
+    monkeypatch.setattr(run, "PAUSE_SECONDS", 0)
+    sides = [Told("ours", [1.0, 2.0, 4.0]), Told("torch", [3.0, 4.0, 4.0])]
+    with tqdm(disable=True) as bar:
+        found = run.compare(run.CASES[0], sides, 3, bar)
+    assert (found["ours_s"], found["torch_s"], found["ratio"]) == (2.0, 4.0, 2.0)
+    assert found["ratio_middle_half"] == [1.5, 2.5]
+    assert "| 2 | 4 | 2.00 | 1.50 - 2.50 | 3 |" in run.table({run.CASES[0].name: found})
+
+
+def test_sides_that_differ_are_not_compared():
+    from benchmarks import run
+
+    class Told:
+        def __init__(self, loss):
+            self.loss = loss
+
+        def ask(self, **request):
+            return {"train_tf": 1.0, "train_ar": self.loss}
+
+    assert run.check([Told(1.0), Told(1.0)]) == {"train_tf": [1.0, 1.0], "train_ar": [1.0, 1.0]}
+    with pytest.raises(SystemExit):
+        run.check([Told(1.0), Told(1.001)])
+
+
+def test_quick_takes_the_three_cases_of_the_contract():
+    from benchmarks import run
+
+    assert [case.name for case in run.CASES if case.quick_pairs] == [
+        "train_tf_b2", "train_ar_b2", "rollout_b1"
+    ]  # fmt: skip
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_timed(tmp_path, reference):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", f"--json={tmp_path}/no/x.json"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "make it first" in done.stderr
+
+
+@pytest.mark.slow
+def test_quick_writes_its_numbers(tmp_path, reference):
+    file = tmp_path / "quick.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", f"--json={file}"]
+    subprocess.run(command, check=True, timeout=600)
+    found = json.loads(file.read_text())
+    assert found.keys() == {"train_tf_b2", "train_ar_b2", "rollout_b1"}
+    for case in found.values():
+        assert min(case["ours_s"], case["torch_s"], case["ratio"]) > 0
