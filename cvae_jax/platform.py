@@ -45,7 +45,8 @@ def prepare(restart: bool = False) -> None:
             settings = f"CPU settings: XLA_FLAGS='{os.environ['XLA_FLAGS']}' {allocator}"
             print(settings, flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow tells of its own settings otherwise
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _made(cache_folder())):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(CACHE_FROM_SECONDS))
 
 
@@ -73,7 +74,7 @@ def set_cpu_flags() -> list[str]:
 
 def cache_folder() -> Path:
     """Return where compiled programs are kept: one folder per kind of CPU, for homes that machines share."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return base / "cvae_jax" / f"xla-{_cpu_kind()}"
 
 
@@ -85,6 +86,15 @@ def _starts_with_allocator() -> bool:
         return os.confstr("CS_GNU_LIBC_VERSION") is not None
     except (AttributeError, ValueError, OSError):
         return False
+
+
+def _made(folder: Path) -> Path | None:
+    """Return the folder, or None where it cannot be made or written to: then nothing is kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _cpu_kind() -> str:

@@ -60,6 +60,12 @@ def test_what_the_user_sets_is_kept(tmp_path):
     assert {name: settings[name] for name in given} == given
 
 
+def test_a_home_that_cannot_be_written_keeps_no_programs(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    settings, _ = run_door(tmp_path, JAX_PLATFORMS="cpu", XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert settings["JAX_COMPILATION_CACHE_DIR"] == "None"
+
+
 def test_an_accelerator_is_left_alone(tmp_path):
     settings, told = run_door(tmp_path, JAX_PLATFORMS="cuda")
     assert settings["XLA_FLAGS"] == settings["GLIBC_TUNABLES"] == "None"
