@@ -33,7 +33,7 @@ demo: env
 	@echo "Look at runs/demo/eval/star_jump.gif, per_frame_psnr.png, training_curves.png and table.md."
 
 test: $(VENV)/.test
-	$(RUN) -m pytest -q -n auto
+	$(RUN) -m pytest -q -n auto --maxprocesses 8
 
 bench: $(VENV)/.dev
 	$(RUN) benchmarks/run.py $(BENCH)

@@ -7,12 +7,14 @@ has the medians over the turns, in milliseconds, and the median of their ratios.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
 
 from cvae_jax import platform
 
+os.environ["JAX_PLATFORMS"] = "cpu"
 platform.prepare(restart=__name__ == "__main__")
 
 import jax  # noqa: E402

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.model.decoder_features = 192  # D
     config.model.output = "rgb"  # rgb (report), or residual: drawn on top of the first frame
     config.model.position_octaves = 0  # sines and cosines of the pixel's place for the decoder; 0 = none
-    config.model.formulation = "auto"  # of the convolutions: auto (by backend), plain or cpu
+    config.model.formulation = "auto"  # auto (by backend), plain or cpu
 
     config.loss = ConfigDict()
     config.loss.reconstruction = "mse"  # mse, or l1_mse: mean absolute + mean squared error

@@ -102,8 +102,8 @@ class Checkpoints:
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"The checkpoint {self.folder / str(step)} cannot be restored ({reason}); "
-                "remove it to use an earlier one."
+                f"The checkpoint {self.folder / str(step)} cannot be restored ({reason}): it is damaged, or "
+                "another revision of the program wrote it; use that one, or give --checkpoint another step."
             ) from None
         return restored["state"], Progress(**restored["progress"])
 

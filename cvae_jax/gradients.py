@@ -143,7 +143,7 @@ def _folded(model, feedback, variables, clips, noise, score, total):
         return x.reshape(-1, *x.shape[2:])
 
     def unfold(x: Array) -> Array:
-        return x.reshape(size, clips_here, *x.shape[1:])
+        return x.reshape(-1, clips_here, *x.shape[1:])
 
     def body(carry, chunk):
         batch_stats, gradients = carry
@@ -155,7 +155,7 @@ def _folded(model, feedback, variables, clips, noise, score, total):
         def loss_of(params):
             here = {"params": params, "batch_stats": batch_stats}
             label_features, new_stats = encode_label(model, here, label, clips.mask, True)
-            features = unfold_all(encode_frame(model, here, fold(window)))
+            features = unfold(encode_frame(model, here, fold(window)))
             previous = features[:-1]
             if feedback.cut_previous_features:
                 previous = lax.stop_gradient(previous)
@@ -172,9 +172,6 @@ def _folded(model, feedback, variables, clips, noise, score, total):
 
         new, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(variables["params"])
         return (batch_stats, jax.tree.map(jnp.add, gradients, new)), metrics
-
-    def unfold_all(x: Array) -> Array:
-        return x.reshape(size + 1, clips_here, *x.shape[1:])
 
     zeros = jax.tree.map(jnp.zeros_like, variables["params"])
     (batch_stats, gradients), metrics = lax.scan(

@@ -36,7 +36,7 @@ class Devices:
         return len(self.devices)
 
     def place(self, tree: PyTree) -> PyTree:
-        """Put one copy of a tree on every device, laid out as `map_reduced` returns it.
+        """Put one copy of a tree on every device, laid out as `map_update` returns it.
 
         A mapped function compiles once per layout of its arguments: a state placed like this at the start
         is the only layout it ever sees.

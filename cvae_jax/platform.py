@@ -14,7 +14,7 @@ CPU_FLAGS = {
     # jaxlib 0.10's default hands products and convolution gradients to YNNPACK fusions that take up to
     # three times as long; sums over pixels gain from it.
     "--xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    # Compiles in three quarters of the time, and what it compiles is not slower.
+    # Compiles in two thirds of the time, and what it compiles is not slower.
     "--xla_backend_optimization_level": "1",
 }
 # The C library reads it as the process starts: huge pages, and memory that is kept from step to step instead
@@ -30,20 +30,18 @@ CACHE_FROM_SECONDS = 0.1
 def prepare(restart: bool = False) -> None:
     """Make what docs/performance.md found to help, say so, and keep compiled programs.
 
-    On a CPU: CPU_FLAGS, and ALLOCATOR where `restart` allows to start the process again with it. What the
-    environment sets already is left as it is. Compiled programs are kept in JAX_COMPILATION_CACHE_DIR, by
-    default a folder of this kind of machine under ~/.cache.
+    On a CPU: CPU_FLAGS, and ALLOCATOR where `restart` allows to start the process again with it. Elsewhere
+    only the flags that act on nothing but the CPU backend. What the environment sets already is left as it
+    is. Compiled programs are kept in JAX_COMPILATION_CACHE_DIR, by default a folder of this kind of machine
+    under ~/.cache.
     """
-    if on_cpu():
-        if restart and _starts_with_allocator():
-            os.environ[ALLOCATOR[0]] = ALLOCATOR[1]
-            sys.stdout.flush()
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-        set_cpu_flags()
-        if restart:
-            allocator = f"{ALLOCATOR[0]}={os.environ.get(ALLOCATOR[0], '')}"
-            settings = f"CPU settings: XLA_FLAGS='{os.environ['XLA_FLAGS']}' {allocator}"
-            print(settings, flush=True)
+    cpu = on_cpu()
+    if cpu and restart and _can_restart():
+        _restart_with_allocator()
+    set_cpu_flags(cpu)
+    if cpu and restart:
+        allocator = f"{ALLOCATOR[0]}={os.environ.get(ALLOCATOR[0], '')}"
+        print(f"CPU settings: XLA_FLAGS='{os.environ['XLA_FLAGS']}' {allocator}", flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow tells of its own settings otherwise
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _made(cache_folder())):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
@@ -59,15 +57,25 @@ def on_cpu() -> bool:
     return not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
-def set_cpu_flags() -> list[str]:
-    """Add CPU_FLAGS to XLA_FLAGS and return those added.
+def set_cpu_flags(cpu: bool = True) -> list[str]:
+    """Add CPU_FLAGS to XLA_FLAGS and return those added; without `cpu` those that no other backend reads.
 
-    A flag is added only where the installed jaxlib knows it (an unknown one aborts the process) and never
-    over the user's own.
+    A flag is added only where the installed jaxlib knows it and its value (an unknown one aborts the
+    process), never over the user's own, and not where XLA_FLAGS names a file.
     """
     given = os.environ.get("XLA_FLAGS", "")
-    wanted = {name: value for name, value in CPU_FLAGS.items() if name not in given}
-    added = [f"{name}={value}" for name, value in wanted.items() if _jaxlib_knows(name)]
+    if given.strip() and not given.strip().startswith("-"):
+        return []
+    wanted = {
+        name: value
+        for name, value in CPU_FLAGS.items()
+        if name not in given and (cpu or name.startswith("--xla_cpu"))
+    }
+    added = [
+        f"{name}={value}"
+        for name, value in wanted.items()
+        if _jaxlib_knows(name.removeprefix("--")) and (value.isdigit() or _jaxlib_knows(value))
+    ]
     os.environ["XLA_FLAGS"] = " ".join(filter(None, [given, *added]))
     return added
 
@@ -78,9 +86,10 @@ def cache_folder() -> Path:
     return base / "cvae_jax" / f"xla-{_cpu_kind()}"
 
 
-def _starts_with_allocator() -> bool:
-    """Whether a new start would bring the allocator's setting, which is the user's where given."""
-    if ALLOCATOR[0] in os.environ or not sys.orig_argv[1:]:
+def _can_restart() -> bool:
+    """Whether a new start would bring the allocator's setting: not in a notebook, not over the user's own."""
+    as_module = "-m" in sys.orig_argv and getattr(sys.modules["__main__"], "__spec__", None) is not None
+    if ALLOCATOR[0] in os.environ or not (as_module or sys.argv[0] in sys.orig_argv[1:]):
         return False
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") is not None
@@ -88,8 +97,19 @@ def _starts_with_allocator() -> bool:
         return False
 
 
+def _restart_with_allocator() -> None:
+    sys.stdout.flush()
+    environment = os.environ | dict([ALLOCATOR])
+    try:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    except OSError:  # go on without
+        pass
+
+
 def _made(folder: Path) -> Path | None:
     """Return the folder, or None where it cannot be made or written to: then nothing is kept."""
+    if not folder.is_absolute():  # there is no home
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -106,14 +126,13 @@ def _cpu_kind() -> str:
     return hashlib.blake2b("\n".join(told).encode(), digest_size=6).hexdigest()
 
 
-def _jaxlib_knows(flag: str) -> bool:
+def _jaxlib_knows(word: str) -> bool:
     spec = importlib.util.find_spec("jaxlib")
     if spec is None or spec.origin is None:
         return False
-    needle = flag.removeprefix("--").encode()
     for library in sorted(Path(spec.origin).parent.glob("libjax_common*")):
         with library.open("rb") as file:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(needle) >= 0:
+                if content.find(word.encode()) >= 0:
                     return True
     return False

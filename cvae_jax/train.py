@@ -166,7 +166,7 @@ class Run:
         waited = 0.0  # for batches
 
         def collect() -> None:
-            """Fetch the metrics of the step before the last: the device is never waited for idly."""
+            """Fetch the metrics of the last step but the one that was just sent: the device is never idle."""
             nonlocal pending
             if pending is None:
                 return

@@ -84,6 +84,8 @@ def test_sides_that_differ_are_not_compared():
     assert run.check([Told(1.0), Told(1.0)]) == {"train_tf": [1.0, 1.0], "train_ar": [1.0, 1.0]}
     with pytest.raises(SystemExit):
         run.check([Told(1.0), Told(1.001)])
+    with pytest.raises(SystemExit):
+        run.check([Told(1.0), Told(float("nan"))])
 
 
 def test_quick_takes_the_three_cases_of_the_contract():

@@ -11,7 +11,7 @@ from cvae_jax.gradients import clip_gradients
 from cvae_jax.losses import Objective
 from cvae_jax.models import flops
 from cvae_jax.models.cvae import CVAE, init_variables
-from cvae_jax.rollout import Clips, Feedback, address, clip_noise, encode_label, posterior_cell
+from cvae_jax.rollout import Clips, Feedback, address, clip_noise, encode_label, posterior_cell, predict
 
 H, W = 16, 12
 DIMENSIONS = dict(frame_features=16, label_features=4, latent_channels=4, decoder_features=16)
@@ -89,6 +89,16 @@ def test_arithmetic_of_a_cell_is_the_models_own_count():
     assert program.compile().cost_analysis()["flops"] == pytest.approx(own, rel=0.05)
 
 
+def test_a_step_does_nothing_twice():
+    """A clip of one step: the cell's gradient, the first frame's features, and the branch for a generated one."""
+    model = CVAE(**FULL_SIZE, formulation="plain")
+    variables = init_variables(model, 0, (H, W))
+    program = jax.jit(gradients_of(model, Feedback())).lower(variables, *video(1, 2), np.ones(1, bool))
+    own = flops.training_flops(variables["params"], H * W)
+    own += 2 * 2 * H * W * flops.multiply_adds(variables["params"])["frame_encoder"]
+    assert program.cost_analysis()["flops"] == pytest.approx(own, rel=0.05)
+
+
 def test_own_count_of_multiply_adds():
     """3.62 G multiply-adds per frame forward at 32 x 64, the previous frame's encoder included."""
     params = init_variables(CVAE(**FULL_SIZE), 0, (32, 64))["params"]
@@ -136,19 +146,30 @@ def test_an_accelerators_program_has_native_convolutions_and_no_loop_over_frames
         assert "stablehlo.dot_general" not in text
 
 
-@pytest.mark.parametrize("formulation", ["plain", "cpu"])
-def test_mixed_precision_gives_nearly_the_same_gradients(formulation):
+@pytest.mark.parametrize(
+    ("formulation", "feedback", "forced"),
+    [
+        ("plain", Feedback(), [True, False]),
+        ("cpu", Feedback(), [True, False]),
+        ("plain", Feedback(fold_time=True, time_chunk=2), [True, True]),
+    ],
+)
+def test_mixed_precision_gives_nearly_the_same_gradients(formulation, feedback, forced):
     """bfloat16 features; parameters, losses and statistics stay in float32."""
     variables = init_variables(CVAE(**DIMENSIONS), 0, (H, W))
-    arguments = (variables, *video(2, 3), np.array([True, False]))
+    arguments = (variables, *video(2, 3), np.array(forced))
     results = {}
     for precision in ("float32", "bfloat16"):
         model = CVAE(**DIMENSIONS, formulation=formulation, precision=precision)
-        results[precision] = jax.jit(gradients_of(model, Feedback()))(*arguments)
+        results[precision] = jax.jit(gradients_of(model, feedback))(*arguments)
         features = jax.eval_shape(
             lambda f, m=model: m.apply(variables, f, method="encode_frame"), arguments[1][:, 0] / 255.0
         )
         assert features.dtype == precision
+        frames = jax.eval_shape(
+            lambda v, f, m=model: predict(m, v, f[:, 0], f, lambda t: jnp.zeros((2, H, W, 4))), *arguments[:2]
+        )
+        assert frames.dtype == "float32"
     assert {x.dtype for x in jax.tree.leaves(results["bfloat16"])} == {jnp.dtype("float32")}
     (exact, full, _), (rough, mixed, _) = results.values()
     for name in full:

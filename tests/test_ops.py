@@ -62,14 +62,16 @@ def compare(shape, features, dtype, **tolerance):
         "depthwise3x3": (3, 3, 1, channels),
         "conv_valid": (*window, channels, features),
     }
-    arguments = {k: (normal(*shape), normal(*s), normal(s[-1])) for k, s in kernels.items()}
+    bias = lambda n: jnp.asarray(rng.normal(size=n), jnp.float32)  # noqa: E731
+    arguments = {k: (normal(*shape), normal(*s), bias(s[-1])) for k, s in kernels.items()}
     cotangents = {k: normal(*shape[:3], s[-1]) for k, s in kernels.items()}
     inside = [n - w + 1 for n, w in zip(shape[1:3], window, strict=True)]
     cotangents["conv_valid"] = normal(shape[0], *inside, features)
     for name, results in both_formulations(arguments, cotangents).items():
         what = ("value", "x", "kernel", "bias")
         for part, plain, cpu in zip(what, results["plain"], results["cpu"], strict=True):
-            assert (cpu.shape, cpu.dtype) == (plain.shape, dtype)
+            expected = jnp.float32 if part == "bias" else dtype
+            assert (cpu.shape, cpu.dtype, plain.dtype) == (plain.shape, expected, expected)
             cpu, plain = (np.asarray(x, np.float32) for x in (cpu, plain))
             np.testing.assert_allclose(cpu, plain, **tolerance, err_msg=f"{name} {part}")
 

@@ -68,8 +68,15 @@ def test_a_home_that_cannot_be_written_keeps_no_programs(tmp_path):
 
 def test_an_accelerator_is_left_alone(tmp_path):
     settings, told = run_door(tmp_path, JAX_PLATFORMS="cuda")
-    assert settings["XLA_FLAGS"] == settings["GLIBC_TUNABLES"] == "None"
+    assert "optimization_level" not in settings["XLA_FLAGS"]  # it is a GPU's compiler's, too
+    assert all(flag.startswith("--xla_cpu") for flag in settings["XLA_FLAGS"].split())
+    assert settings["GLIBC_TUNABLES"] == "None"
     assert told == []
+
+
+def test_a_file_of_flags_is_left_alone(tmp_path):
+    settings, _ = run_door(tmp_path, JAX_PLATFORMS="cpu", XLA_FLAGS=str(tmp_path / "flags.txt"))
+    assert settings["XLA_FLAGS"] == str(tmp_path / "flags.txt")
 
 
 def test_a_flag_that_jaxlib_does_not_know_is_not_set(monkeypatch):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -49,12 +50,14 @@ class Convolution(nn.Module):
         channels = x.shape[-1]
         size = {"conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}.get(self.kind, 1)
         inputs = 1 if self.kind == "depthwise3x3" else channels
+        shape = (size, size, inputs, self.features)
         if self.is_initializing():
             init = uniform_fan_in(size * size * inputs)
-            kernel = self.param("kernel", init, (size, size, inputs, self.features))
-            bias = self.param("bias", init, (self.features,))
+            kernel, bias = self.param("kernel", init, shape), self.param("bias", init, shape[-1:])
         else:  # `param` would trace init again only to compare shapes: a fifth of the time to trace a step
             kernel, bias = (self.get_variable("params", name) for name in ("kernel", "bias"))
+            if (np.shape(kernel), np.shape(bias)) != (shape, shape[-1:]):
+                raise ValueError(f"{'/'.join(self.path)}: the kernel is {np.shape(kernel)}, not {shape}.")
         apply = {
             "dense": ops.dense,
             "dense_halves": ops.dense_halves,
@@ -62,8 +65,7 @@ class Convolution(nn.Module):
             "depthwise3x3": ops.depthwise3x3,
             "conv7x7_valid": ops.conv_valid,
         }[self.kind]
-        kernel, bias = (jnp.asarray(p, x.dtype) for p in (kernel, bias))
-        return apply(x, kernel, bias, self.formulation)
+        return apply(x, jnp.asarray(kernel, x.dtype), jnp.asarray(bias), self.formulation)
 
 
 class ResidualBlock(nn.Module):

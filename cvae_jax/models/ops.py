@@ -1,11 +1,12 @@
-"""The three convolutions of the model, each in a plain and in a CPU formulation.
+"""The convolutions of the model, each in a plain and in a CPU formulation.
 
 `plain` is what an accelerator compiles best and what every test compares to: native convolutions.
 `cpu` computes the same values and gradients in forms that XLA's CPU backend runs several times
 faster: 1x1 convolutions as matrix products, depthwise convolutions as shifted multiplies with the
-weight gradient gathered row by row, weight gradients of 3x3 convolutions as one matrix product, and
-bias gradients that do not fuse with their producer. `resolve_formulation` is the only place that
-chooses. All arrays are NHWC, float32 or bfloat16; kernels HWIO (depthwise: 3 x 3 x 1 x C).
+weight gradient gathered row by row, weight gradients of 3x3 convolutions as one matrix product (3x3 to few
+channels also forward, 7x7 as patches), and bias gradients that do not fuse with their producer.
+`resolve_formulation` is the only place that chooses. Maps are NHWC and kernels HWIO (depthwise:
+3 x 3 x 1 x C), both float32 or both bfloat16; biases are float32, so that their gradients are summed in it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def dense(
     """Apply a 1x1 convolution."""
     if formulation == "cpu":
         return _dense_cpu(x, kernel[0, 0], bias)
-    return _conv(x, kernel, "VALID") + _along_channels(bias)
+    return _biased(_conv(x, kernel, "VALID"), bias)
 
 
 def dense_halves(
@@ -74,7 +75,7 @@ def conv3x3(
     """Apply a 3x3 convolution with zero padding 1."""
     if formulation == "cpu":
         return _conv3x3_cpu(x, kernel, bias)
-    return _conv(x, kernel, "SAME") + _along_channels(bias)
+    return _biased(_conv(x, kernel, "SAME"), bias)
 
 
 def depthwise3x3(
@@ -86,8 +87,7 @@ def depthwise3x3(
     """Apply a 3x3 depthwise convolution with zero padding 1."""
     if formulation == "cpu":
         return _depthwise_cpu(x, kernel, bias)
-    y = _conv(x, kernel, "SAME", feature_group_count=x.shape[-1])
-    return y + _along_channels(bias)
+    return _biased(_conv(x, kernel, "SAME", feature_group_count=x.shape[-1]), bias)
 
 
 def conv_valid(
@@ -100,11 +100,15 @@ def conv_valid(
     if formulation == "cpu":
         patches = _patches(x, *kernel.shape[:2])
         return _dense_cpu(patches, kernel.reshape(-1, kernel.shape[-1]), bias)
-    return _conv(x, kernel, "VALID") + _along_channels(bias)
+    return _biased(_conv(x, kernel, "VALID"), bias)
 
 
 def _along_channels(bias: Array) -> Array:
     return bias[None, None, None, :]
+
+
+def _biased(y: Array, bias: Array) -> Array:
+    return (y + _along_channels(bias)).astype(y.dtype)
 
 
 def _conv(x: Array, kernel: Array, padding: str, feature_group_count: int = 1) -> Array:
@@ -145,7 +149,7 @@ def _transposed_product(x: Array, y: Array) -> Array:
 
 
 def _bias_gradient(g: Array) -> Array:
-    return jnp.sum(_rows(g), axis=0, dtype=jnp.float32).astype(g.dtype)
+    return jnp.sum(_rows(g), axis=0, dtype=jnp.float32)
 
 
 def _flip(kernel: Array) -> Array:
@@ -157,7 +161,7 @@ def _flip(kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _dense_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    y = _rows(x) @ kernel + bias[None, :]
+    y = (_rows(x) @ kernel + bias[None, :]).astype(x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -182,7 +186,7 @@ _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
 @jax.custom_vjp
 def _conv3x3_cpu(x: Array, kernel: Array, bias: Array) -> Array:
     convolve = _narrow_conv3x3 if _narrow(*kernel.shape[2:]) else _native_conv3x3
-    return convolve(x, kernel) + _along_channels(bias)
+    return _biased(convolve(x, kernel), bias)
 
 
 def _conv3x3_cpu_forward(x, kernel, bias):
@@ -254,7 +258,7 @@ def _shifted_multiplies(x: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _depthwise_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    return _shifted_multiplies(x, kernel) + _along_channels(bias)
+    return _biased(_shifted_multiplies(x, kernel), bias)
 
 
 def _depthwise_cpu_forward(x, kernel, bias):
