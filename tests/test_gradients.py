@@ -90,7 +90,7 @@ def test_arithmetic_of_a_cell_is_the_models_own_count():
 
 
 def test_a_step_does_nothing_twice():
-    """A clip of one step: the cell's gradient, the first frame's features, and the branch for a generated one."""
+    """A clip of one step: the gradient, the first frame's features, and the branch for a generated one."""
     model = CVAE(**FULL_SIZE, formulation="plain")
     variables = init_variables(model, 0, (H, W))
     program = jax.jit(gradients_of(model, Feedback())).lower(variables, *video(1, 2), np.ones(1, bool))
