@@ -1,4 +1,4 @@
-"""Score a run: python evaluate.py --workdir=W [--checkpoint=best|last|<step>] [--config.field=value]."""
+"""Score a run: python evaluate.py --workdir=W [--checkpoint=best|last|<step>] [--split=validation|test]."""
 
 import sys
 from pathlib import Path
@@ -15,15 +15,17 @@ from cvae_jax import cli  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run that train.py has started.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
+_SPLIT = flags.DEFINE_enum("split", "validation", ("validation", "test"), "Which clips.")
 
 
 def main() -> None:
-    from cvae_jax.evaluate import evaluate
+    from cvae_jax.evaluate import evaluate, folder_of
 
     workdir = Path(_WORKDIR.value)
-    evaluate(_CONFIG.value, workdir, _CHECKPOINT.value)
-    print((workdir / "eval" / "table.md").read_text())
-    print(f"Pictures and numbers are in {workdir / 'eval'}.")
+    evaluate(_CONFIG.value, workdir, _CHECKPOINT.value, split=_SPLIT.value)
+    folder = folder_of(workdir, _SPLIT.value)
+    print((folder / "table.md").read_text())
+    print(f"Pictures and numbers are in {folder}.")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class Ours:
         arrays = self.devices.split({
             "frames": video[:, :1], "labels": labels, "index": np.arange(batch, dtype=np.int32)
         })  # fmt: skip
-        return lambda: self.rollout(self.state.variables, arrays, np.uint32(0))
+        return lambda: self.devices.fetch(self.rollout(self.state.variables, arrays, np.uint32(0)))
 
     def check(self, fixture: str) -> dict[str, float]:
         import jax

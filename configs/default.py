@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.data.stride = placeholder(int)  # frames between clip starts; None = no overlap
     config.data.frame_step = 1  # a training clip takes every n-th frame (evaluation takes every frame)
     config.data.shuffle = True  # order of the clips as a pure function of (seed, epoch)
+    config.data.clips_per_epoch = placeholder(int)  # an epoch takes so many clips, each others; None = all
 
     config.model = ConfigDict()
     config.model.frame_features = 128  # F
@@ -80,12 +81,16 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = 1  # epochs between validations; the last epoch always validates
-    config.eval.samples = 3  # prior samples per clip in evaluate.py (validation in training draws one)
-    config.eval.batch_size = 8  # clips rolled out at once
+    config.eval.samples = 3  # draws of the row prior, one sample each (validation in training has one)
+    config.eval.best_of = 10  # N of the row prior_best_of_N; 0 = no such row
+    config.eval.temperature = placeholder(float)  # of the noise of the row prior_scaled; None = no such row
+    config.eval.batch_size = 8  # clips, or samples of them, rolled out at once
+    config.eval.chunk = 32  # frames rolled out in one call to the devices, at most
     config.eval.seed = 0  # of the prior samples and of the bootstrap
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep = 2  # newest checkpoints kept
+    config.checkpoint.every = 1  # epochs between checkpoints; the last epoch always has one
     config.checkpoint.save_every = 10  # epochs between checkpoints that are kept for ever; 0 = none
     config.checkpoint.minutes = 10.0  # at most this long between checkpoints within an epoch; 0 = never
 

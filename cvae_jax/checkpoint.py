@@ -8,6 +8,7 @@ temporary folder and renames it when complete, so a kill leaves the previous che
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cvae_jax.train_state import TrainState
 
 FOLDER = "checkpoints"
 BEST = "val_psnr_prior"
+_SAVING = threading.Lock()
 
 
 @dataclasses.dataclass
@@ -40,6 +42,10 @@ class Checkpoints:
       period: steps between checkpoints kept for ever; 0 for none.
       read_only: only restore.
     """
+
+    # Whose save may still be in flight. Runs side by side in one process save one after the other: orbax makes
+    # its folders in the background under counters that the whole process shares.
+    _latest: Checkpoints | None = None
 
     def __init__(self, workdir: Path, keep: int = 1, period: int = 0, read_only: bool = False):
         self.folder = workdir.absolute() / FOLDER
@@ -76,15 +82,19 @@ class Checkpoints:
         """Start writing a checkpoint; `metrics` holds 'val_psnr_prior' where the epoch was validated."""
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(jax.device_get(state)),
-                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-            ),
-            metrics=metrics,
-            force=True,
-        )
+        with _SAVING:
+            if Checkpoints._latest not in (None, self):
+                Checkpoints._latest.wait()
+            Checkpoints._latest = self
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(jax.device_get(state)),
+                    progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                ),
+                metrics=metrics,
+                force=True,
+            )
 
     def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
         """Return the state and progress of a step; the template gives the shapes.
@@ -136,7 +146,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish writing and release the manager."""
-        self._manager.close()
+        with _SAVING:
+            if Checkpoints._latest is self:
+                Checkpoints._latest = None
+            self._manager.close()
 
 
 def checkpoint_metrics(row: dict[str, Any]) -> dict[str, float] | None:

@@ -98,8 +98,13 @@ def _check_run(config: ConfigDict) -> None:
         "model.position_octaves": 0,
         "eval.every": 1,
         "eval.samples": 1,
+        "eval.best_of": 0,
+        "eval.temperature": 0,
         "eval.batch_size": 1,
+        "eval.chunk": 1,
         "eval.seed": 0,
+        "data.clips_per_epoch": 1,
+        "checkpoint.every": 1,
         "checkpoint.keep": 1,
         "checkpoint.save_every": 0,
         "checkpoint.minutes": 0,
@@ -112,6 +117,12 @@ def _check_run(config: ConfigDict) -> None:
     for field in ("seed", "eval.seed"):
         if not values[field] < 2**32:
             raise UserError(f"config.{field} is {values[field]!r}; give a number below 2**32.")
+    every, kept = config.checkpoint.every, config.checkpoint.save_every
+    if kept % every:
+        raise UserError(
+            f"config.checkpoint.save_every is {kept}; give a multiple of config.checkpoint.every={every}, "
+            "the epochs that have a checkpoint to keep."
+        )
     size = config.data.frame_size
     if size is not None and (
         len(size) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 11 for n in size)

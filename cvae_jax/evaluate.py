@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,33 +12,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from cvae_jax.baselines import Baselines
 from cvae_jax.checkpoint import Checkpoints
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording, data_hash, extend, to_unit
+from cvae_jax.errors import UserError
 from cvae_jax.files import replacing
 from cvae_jax.metrics import bootstrap_ci, psnr_per_frame, ssim_per_frame
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices
+from cvae_jax.progress import clip_bar
 from cvae_jax.report import figures, tables
 from cvae_jax.train import METRICS_FILE, load_data
 from cvae_jax.train_state import TrainState
-from cvae_jax.validation import Validator
+from cvae_jax.validation import Scored, Validator, latents
 
 FPS = 10
-ROWS = ("prior", "posterior", "nearest_pose", "mean_frame", "copy_first", "copy_previous")
+BASELINES = ("nearest_pose", "mean_frame", "copy_first", "copy_previous")
+ROWS = ("prior", "prior_best_of_N", "prior_mean", "prior_scaled", "posterior", *BASELINES)
 _BASELINE_CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipScores:
-    """One row's scores of one clip per predicted frame (T-1,): PSNR in dB and SSIM."""
+    """One row's scores of one clip per predicted frame (T-1,): PSNR in dB and SSIM.
+
+    `samples` holds the clip's mean PSNR of each draw, where the row is a mean over several.
+    """
 
     scene: str
     psnr: np.ndarray
     ssim: np.ndarray
+    samples: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The contents of results.json, what it was measured on, and {'prior', 'posterior'} frames per clip."""
+
+    results: dict
+    recordings: list[Recording]
+    pictures: list[dict[str, np.ndarray]]
 
 
 def evaluate(
@@ -45,75 +61,142 @@ def evaluate(
     workdir: Path,
     checkpoint: str = "best",
     devices: Sequence[jax.Device] | None = None,
+    split: str = "validation",
 ) -> dict:
-    """Score a run's checkpoint on its validation clips and write W/eval/.
+    """Score a run's checkpoint on the clips of a split and write W/eval/, or W/eval_test/ for 'test'.
 
     Writes results.json, table.md, per_frame_psnr.png, training_curves.png, and per clip a GIF (truth,
     prior, posterior, label) and a film strip. Returns the results.
 
-    Raises UserError where there is no such checkpoint or the data are not there.
+    Raises UserError where there is no such checkpoint or split or the data are not there.
     """
+    done = score(config, workdir, checkpoint, devices, split)
+    folder = folder_of(workdir, split)
+    with replacing(folder / "results.json") as partial:
+        partial.write_text(json.dumps(done.results, indent=1, allow_nan=False) + "\n")
+    with replacing(folder / "table.md") as partial:
+        partial.write_text(tables.results_table(done.results))
+    draw(folder, workdir, done.results, done.recordings, done.pictures)
+    return done.results
+
+
+def folder_of(workdir: Path, split: str) -> Path:
+    """Return where the results of a split are written."""
+    return workdir / ("eval" if split == "validation" else f"eval_{split}")
+
+
+def score(
+    config: ConfigDict,
+    workdir: Path,
+    checkpoint: str,
+    devices: Sequence[jax.Device] | None = None,
+    split: str = "validation",
+    baselines: bool = True,
+) -> Evaluation:
+    """Score a run's checkpoint on the clips of a split, without writing anything; see `evaluate`."""
     parts = Components.build(config)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.find(checkpoint)
         data = load_data(config)
-        recordings = data["validation"]
+        recordings = of_split(data, split, config.data.name)
         frame_size = recordings[0].frames.shape[1:3]
         variables = init_variables(parts.model, config.seed, frame_size)
         template = TrainState.create(variables, parts.optimizer)
         state, progress = checkpoints.restore(template, step)
-    folder = workdir / "eval"
-
-    scores, pictures = score_model(config, parts, state.evaluation_variables, recordings, devices)
-    scores |= score_baselines(data["train"], recordings)
+    validator = Validator(
+        parts, Devices(devices), config.eval.batch_size, config.eval.chunk, with_ssim=True
+    )
+    scores, pictures, told = score_model(config, validator, state.evaluation_variables, recordings)
+    if baselines:
+        scores |= score_baselines(data["train"], recordings)
     results = {
-        "protocol": protocol(config, data, step, checkpoint, progress.epoch),
-        "rows": rows(scores, config.eval.seed),
+        "protocol": protocol(config, recordings, split, step, checkpoint, progress.epoch),
+        "rows": rows(scores, config),
+        "latents": told,
     }
-    with replacing(folder / "results.json") as partial:
-        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-    with replacing(folder / "table.md") as partial:
-        partial.write_text(tables.results_table(results))
-    draw(folder, workdir, results, recordings, pictures)
-    return results
+    return Evaluation(results, recordings, pictures)
+
+
+def of_split(data: dict[str, list[Recording]], split: str, name: str) -> list[Recording]:
+    """Return the recordings of a split; UserError where the data set has none."""
+    if split not in data:
+        raise UserError(
+            f"The data set {name} has no split {split!r}; choose one of "
+            f"{', '.join(known for known in data if known != 'train')}."
+        )
+    return data[split]
 
 
 def score_model(
-    config: ConfigDict,
-    parts: Components,
-    variables: dict,
-    recordings: list[Recording],
-    devices: Sequence[jax.Device] | None,
-) -> tuple[dict[str, list[ClipScores]], list[dict[str, np.ndarray]]]:
-    """Return {row: a ClipScores per clip} of 'prior' and 'posterior', and each clip's predicted frames.
+    config: ConfigDict, validator: Validator, variables: dict, recordings: list[Recording]
+) -> tuple[dict[str, list[ClipScores]], list[dict[str, np.ndarray]], dict[str, float]]:
+    """Return {row: a ClipScores per clip} of the model's rows, each clip's frames, and the latents' numbers.
 
-    The prior's scores are means over config.eval.samples samples; the frames are of sample 0.
+    Samples stream: of each clip only sums and the best so far are kept. The frames are of sample 0.
     """
-    validator = Validator(parts, Devices(devices), config.eval.batch_size, with_ssim=True)
-    jobs = [("prior", n) for n in range(config.eval.samples)] + [("posterior", 0)]
-    collected: dict[str, list[list[ClipScores]]] = {"prior": [], "posterior": []}
-    pictures: list[dict[str, np.ndarray]] = [{} for _ in recordings]
-    with tqdm(total=len(jobs) * len(recordings), unit="clip", dynamic_ncols=True) as bar:
+    seed, count = config.eval.seed, max(config.eval.samples, config.eval.best_of)
+    jobs = [("prior", dict(samples=range(count)))]
+    jobs.append(("prior_mean", dict(temperature=0.0, frames_of=())))
+    if config.eval.temperature is not None:
+        scaled = dict(samples=range(config.eval.samples), temperature=config.eval.temperature)
+        jobs.append(("prior_scaled", scaled | dict(frames_of=())))
+    jobs.append(("posterior", {}))
+    total = sum(len(keywords.get("samples", range(1))) for _, keywords in jobs)
+    scores: dict[str, list[ClipScores]] = {}
+    first: dict[str, list[Scored]] = {"prior": [], "posterior": []}
+    with clip_bar(total * len(recordings)) as bar:
         bar.set_description("rolling out (the first compiles)")
-        for mode, sample in jobs:
-            clips = []
-            for s in validator.run(variables, recordings, mode, config.eval.seed, sample):
-                clips.append(ClipScores(s.recording.scene, s.scores["psnr"], s.scores["ssim"]))
-                pictures[s.clip].setdefault(mode, s.frames)
+        for name, keywords in jobs:
+            mode = "posterior" if name == "posterior" else "prior"
+            collected = [Samples(r.scene, config.eval.samples, config.eval.best_of) for r in recordings]
+            for scored in validator.run(variables, recordings, mode, seed, **keywords):
+                collected[scored.clip].add(scored)
+                if scored.sample == 0 and name in first:
+                    first[name].append(scored)
                 bar.update()
-            collected[mode].append(clips)
-    means = {
-        mode: [
-            ClipScores(
-                same[0].scene,
-                np.mean([c.psnr for c in same], axis=0),
-                np.mean([c.ssim for c in same], axis=0),
-            )
-            for same in zip(*samples, strict=True)
-        ]
-        for mode, samples in collected.items()
-    }
-    return means, pictures
+            scores[name] = [clip.mean for clip in collected]
+            if name == "prior" and config.eval.best_of:
+                scores["prior_best_of_N"] = [clip.best for clip in collected]
+    pictures = [
+        {"prior": prior.frames, "posterior": posterior.frames}
+        for prior, posterior in zip(first["prior"], first["posterior"], strict=True)
+    ]
+    return scores, pictures, latents(first["prior"], first["posterior"])
+
+
+class Samples:
+    """What is kept of a clip's samples: the mean of the first `averaged`, the best of the first `best_of`.
+
+    The best is chosen by the clip's mean, for PSNR and for SSIM each (the protocol of SVG and SRVP).
+    """
+
+    def __init__(self, scene: str, averaged: int, best_of: int):
+        self._scene, self._averaged, self._best_of = scene, averaged, best_of
+        self._means: list[float] = []
+        self._sums: dict[str, np.ndarray] = {}
+        self._best: dict[str, np.ndarray] = {}
+
+    def add(self, scored: Scored) -> None:
+        """Take in one sample."""
+        own = {name: scored.scores[name].astype(np.float64) for name in ("psnr", "ssim")}
+        if scored.sample < self._averaged:
+            self._means.append(float(own["psnr"].mean()))
+            self._sums = {name: self._sums.get(name, 0.0) + values for name, values in own.items()}
+        if scored.sample < self._best_of:
+            for name, values in own.items():
+                if name not in self._best or values.mean() > self._best[name].mean():
+                    self._best[name] = values
+
+    @property
+    def mean(self) -> ClipScores:
+        """The mean over samples of each frame's scores."""
+        psnr, ssim = (self._sums[name] / len(self._means) for name in ("psnr", "ssim"))
+        return ClipScores(self._scene, psnr, ssim, tuple(self._means))
+
+    @property
+    def best(self) -> ClipScores:
+        """The PSNR of the sample with the best mean PSNR, the SSIM of that with the best mean SSIM."""
+        return ClipScores(self._scene, self._best["psnr"], self._best["ssim"])
 
 
 def score_baselines(
@@ -137,43 +220,52 @@ def score_baselines(
     return scores
 
 
-def rows(scores: dict[str, list[ClipScores]], seed: int) -> list[dict]:
+def rows(scores: dict[str, list[ClipScores]], config: ConfigDict) -> list[dict]:
     """Return the rows of results.json: means over scenes first, then each scene's.
 
     A clip's PSNR is the mean of its per-frame values; a scene's is the mean over its clips; the mean row's
-    is the mean over scenes, with a 95 % bootstrap interval over clips.
+    is the mean over scenes, with 95 % bootstrap intervals over clips. Over sampling seeds: the same number
+    of each draw, and their standard deviation.
     """
-    scenes = sorted({clip.scene for clip in scores["prior"]})
-    result = [_row(name, scores[name], scenes, seed) for name in ROWS]
+    names = [name for name in ROWS if name in scores]
+    scenes = sorted({clip.scene for clip in scores[names[0]]})
+    result = [_row(name, scores[name], scenes, config) for name in names]
     if len(scenes) > 1:
         for scene in scenes:
-            for name in ROWS:
+            for name in names:
                 own = [clip for clip in scores[name] if clip.scene == scene]
-                result.append({"scene": scene} | _row(name, own, [scene], seed))
+                result.append({"scene": scene} | _row(name, own, [scene], config))
     return result
 
 
-def _row(name: str, clips: list[ClipScores], scenes: list[str], seed: int) -> dict:
-    def over_scenes(values: list[float]) -> float:
+def _row(name: str, clips: list[ClipScores], scenes: list[str], config: ConfigDict) -> dict:
+    def over_scenes(values: Sequence[float]) -> float:
         by_scene = [
             np.mean([v for v, clip in zip(values, clips, strict=True) if clip.scene == scene])
             for scene in scenes
         ]
         return float(np.mean(by_scene))
 
-    psnr = [float(np.mean(clip.psnr, dtype=np.float64)) for clip in clips]
-    ssim = [float(np.mean(clip.ssim, dtype=np.float64)) for clip in clips]
-    interval = bootstrap_ci(psnr, seed)
+    row: dict = {"name": name}
+    if name == "prior_best_of_N":
+        row["n"] = config.eval.best_of
+    if name == "prior_scaled":
+        row["temperature"] = config.eval.temperature
+    for metric in ("psnr", "ssim"):
+        means = [float(np.mean(getattr(clip, metric), dtype=np.float64)) for clip in clips]
+        interval = bootstrap_ci(means, config.eval.seed)
+        row[metric] = over_scenes(means)
+        row[f"{metric}_ci95"] = None if interval is None else list(interval)
+    seeds = [over_scenes(draw) for draw in zip(*(clip.samples for clip in clips), strict=True)]
+    several = len(seeds) > 1
     longest = max(len(clip.psnr) for clip in clips)
     per_frame = [
         float(np.mean([clip.psnr[t] for clip in clips if t < len(clip.psnr)]))
         for t in range(longest)
     ]
-    return {
-        "name": name,
-        "psnr": over_scenes(psnr),
-        "psnr_ci95": None if interval is None else list(interval),
-        "ssim": over_scenes(ssim),
+    return row | {
+        "psnr_by_seed": seeds if several else None,
+        "psnr_seed_std": float(np.std(seeds, ddof=1)) if several else None,
         "num_clips": len(clips),
         "sees_target": name in figures.SEES_TARGET,
         "per_frame_psnr": per_frame,
@@ -181,23 +273,29 @@ def _row(name: str, clips: list[ClipScores], scenes: list[str], seed: int) -> di
 
 
 def protocol(
-    config: ConfigDict, data: dict[str, list[Recording]], step: int, checkpoint: str, epochs: int
+    config: ConfigDict, recordings: list[Recording], split: str, step: int, checkpoint: str, epochs: int
 ) -> dict:
     """Return what has to be known to compare the numbers with others."""
-    recordings = data["validation"]
     return {
+        "split": split,
         "n_past": 1,
         "n_pred": [len(r.frames) - 1 for r in recordings],
         "clips": [r.name for r in recordings],
         "rollout": "autoregressive from the first true frame",
-        "prior": "z ~ N(0, I)",
-        "posterior": "z from the posterior of the frame being predicted (sees the target)",
+        "prior": f"z ~ N(0, I), one draw; mean of {config.eval.samples} draws",
+        "prior_best_of_N": f"N = {config.eval.best_of}; per clip and metric the draw with the best mean over "
+        "frames (looks at the target to choose)",
+        "prior_mean": "z = 0",
+        "posterior": "z from the posterior of the frame being predicted (sees the target), one draw",
         "samples": config.eval.samples,
+        "best_of": config.eval.best_of,
+        "temperature": config.eval.temperature,
         "seed": config.eval.seed,
         "psnr": "dB, data range 1, per frame over H, W, C; mean over frames, clips, then scenes; "
         "at most 100",
         "ssim": "Gaussian window 11, sigma 1.5, data range 1, per channel",
         "psnr_ci95": "bootstrap over clips",
+        "psnr_seed_std": "standard deviation over draws",
         "data": config.data.name,
         "frame_size": list(recordings[0].frames.shape[1:3]),
         "data_blake2b": data_hash(recordings),
@@ -205,7 +303,28 @@ def protocol(
         "step": step,
         "epochs_trained": epochs,
         "parameters_averaged": bool(config.optimizer.ema_decay),
+        "commit": commit(),
     }
+
+
+def commit() -> str | None:
+    """Return the commit of this code, with '-dirty' where tracked files differ from it; None outside git."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root:  # installed, inside somebody else's repository
+        return None
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return f"{git('rev-parse', 'HEAD')}{'-dirty' if changed else ''}"
 
 
 def draw(

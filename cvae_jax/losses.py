@@ -67,7 +67,7 @@ class Objective:
         """Return KL(N(mu, exp(logvar)) || N(0, I)) of each frame in nats, or nats per element."""
         if train and self.logvar_clip > 0:
             logvar = jnp.clip(logvar, -self.logvar_clip, self.logvar_clip)
-        elements = -0.5 * (1 + logvar - mu**2 - jnp.exp(logvar))
+        elements = kl_elements(mu, logvar)
         reduce = jnp.sum if self.kl == "sum" else jnp.mean
         return reduce(elements, axis=(-3, -2, -1))
 
@@ -86,3 +86,8 @@ class Objective:
         if self.divide_recon_by_batch:
             recon_sum = recon_sum / num_clips
         return recon_sum + beta * kl_sum, recon_sum, kl_sum
+
+
+def kl_elements(mu: Float[Array, "*n"], logvar: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Return KL(N(mu, exp(logvar)) || N(0, 1)) of each element in nats."""
+    return -0.5 * (1 + logvar - mu**2 - jnp.exp(logvar))

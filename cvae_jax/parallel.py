@@ -54,15 +54,12 @@ class Devices:
         )  # fmt: skip
 
     def map_clips(self, function: Callable) -> Callable:
-        """pmap `function(shared, batch, shared) -> per clip`: outputs are gathered along clips."""
-        mapped = jax.pmap(
-            function, AXIS, in_axes=(None, 0, None), out_axes=0, devices=self.devices
-        )
+        """pmap `function(shared, batch, shared) -> per clip`: outputs stay on the devices, see `fetch`."""
+        return jax.pmap(function, AXIS, in_axes=(None, 0, None), out_axes=0, devices=self.devices)
 
-        def gathered(shared: PyTree, batch: PyTree, controls: PyTree) -> PyTree:
-            return jax.tree.map(_merge, jax.device_get(mapped(shared, batch, controls)))
-
-        return gathered
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Bring (devices, clips / devices, ...) to the host as (clips, ...)."""
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
 
     def split(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Send (clips, ...) to the devices as (devices, clips / devices, ...); clips must be divisible.
@@ -86,6 +83,3 @@ def prefetch(items: Iterator[_Item], ahead: int = 2) -> Iterator[_Item]:
         yield made.popleft()
         made.extend(itertools.islice(items, 1))
 
-
-def _merge(x: np.ndarray) -> np.ndarray:
-    return x.reshape(-1, *x.shape[2:])

@@ -1,10 +1,15 @@
-"""Progress on standard error: a bar per epoch, and a running clock while something compiles."""
+"""Progress on standard error: a bar per epoch, and a running clock while something compiles.
+
+Where several runs train at once (see `together`) they share one bar.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -12,8 +17,55 @@ from tqdm import tqdm
 INTERVAL_SECONDS = 1.0
 
 
-def epoch_bar(epoch: int, num_epochs: int, steps: int, done: int) -> tqdm:
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def together(bar: tqdm) -> Iterator[None]:
+    """Within, this thread shows no bars of its own: each epoch that ends moves `bar` by one."""
+    _here.bar = bar
+    try:
+        yield
+    finally:
+        del _here.bar
+
+
+class _Quiet:
+    """The bar of an epoch or of an evaluation that only its end is told of."""
+
+    def __init__(self, bar: tqdm, epochs: int):
+        self._bar, self._epochs = bar, epochs
+
+    def __enter__(self) -> _Quiet:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            self._bar.update(self._epochs)
+
+    def update(self, n: int = 1) -> None:
+        """Show nothing."""
+
+    set_postfix = set_postfix_str = set_description = lambda *_, **__: None
+
+
+def epochs_done(epochs: int) -> None:
+    """Count epochs that an earlier start has done in the bar of `together`, where there is one."""
+    if hasattr(_here, "bar"):
+        _here.bar.update(epochs)
+
+
+def clip_bar(total: int) -> Any:
+    """Return the bar of an evaluation of `total` clips."""
+    if hasattr(_here, "bar"):
+        return _Quiet(_here.bar, 0)
+    return tqdm(total=total, unit="clip", dynamic_ncols=True, file=sys.stderr)
+
+
+def epoch_bar(epoch: int, num_epochs: int, steps: int, done: int) -> Any:
     """Return the bar of one epoch, `done` of its steps already taken."""
+    if hasattr(_here, "bar"):
+        return _Quiet(_here.bar, 1)
     return tqdm(
         total=steps,
         initial=done,

@@ -110,6 +110,8 @@ def reconstruct(
     *,
     train: bool = False,
     emit: Callable[[Step, Scalar, Array], Any] = lambda step, t, target: step.frame,
+    accumulate: tuple[Any, Callable[[Any, Step, Scalar], Any]] | None = None,
+    reference: Float[Array, "b h w 6"] | None = None,
 ) -> tuple[Any, PyTree]:
     """Roll over a clip with z from the posterior of each frame.
 
@@ -117,12 +119,17 @@ def reconstruct(
       forced: decisions of the steps 1 .. T-1; True feeds the true previous frame (step 1 always does).
       train: BatchNorm with batch statistics; the running values are updated step after step.
       emit: what to keep of each step; by default the predicted frame.
+      accumulate: (start, function): what goes from step to step by total = function(total, step, t).
+      reference: what the clip starts from (`clip_reference`), where these frames go on from a predicted
+        one; by default their own first frame and label.
 
     Returns:
-      What was emitted, time-major (T-1, ...), and the new batch statistics.
+      What was emitted, time-major (T-1, ...), or with `accumulate` a pair of that and the total; and the
+      new batch statistics.
     """
+    total, add = accumulate or (None, lambda total, step, t: total)
 
-    def advance(inputs: Inputs, batch_stats: PyTree, carried: None) -> tuple[Step, PyTree, None, Any]:
+    def advance(inputs: Inputs, batch_stats: PyTree, carried: Any) -> tuple[Step, PyTree, Any, Any]:
         here = {"params": variables["params"], "batch_stats": batch_stats}
         label_features, batch_stats = encode_label(
             model, here, inputs.label[None], inputs.clips["mask"], train
@@ -131,9 +138,13 @@ def reconstruct(
         _, step = over_groups(
             model, lambda _, x: (None, posterior_cell(model, here, x)), None, rest
         )
-        return step, batch_stats, None, emit(step, inputs.t, inputs.clips["current"])
+        emitted = emit(step, inputs.t, inputs.clips["current"])
+        return step, batch_stats, add(carried, step, inputs.t), emitted
 
-    return roll(model, variables, clips, noise, forced, Feedback(), advance, None)[1:]
+    total, emitted, batch_stats = roll(
+        model, variables, clips, noise, forced, Feedback(), advance, total, reference
+    )
+    return (emitted if accumulate is None else (emitted, total)), batch_stats
 
 
 def predict(
@@ -145,8 +156,12 @@ def predict(
     *,
     temperature: float | Scalar = 1.0,
     emit: Callable[[Array, Scalar], Any] = lambda frame, t: frame,
+    reference: Float[Array, "b h w 6"] | None = None,
 ) -> Any:
     """Generate a video from its first frame and labels, with z = temperature * noise.
+
+    To go on from a predicted frame give it as `first`, and as `reference` what the clip started from
+    (`clip_reference`); by default that is `first` and labels[:, 0].
 
     Returns:
       What was emitted (by default frames in [0, 1]), time-major (T-1, ...). labels[:, 0] is used by the
@@ -163,7 +178,9 @@ def predict(
         )
         return None, jnp.clip(raw, 0.0, 1.0)
 
-    constant = {"reference": clip_reference(first, labels), "mask": mask}
+    if reference is None:
+        reference = clip_reference(first, labels)
+    constant = {"reference": reference, "mask": mask}
 
     def body(previous: Array, t: Scalar) -> tuple[Array, Any]:
         label = frame_at(labels, t)
@@ -187,14 +204,15 @@ class Inputs:
     clips: dict[str, Array]
 
 
-def roll(model, variables, clips, noise, forced, feedback, advance, carried):
+def roll(model, variables, clips, noise, forced, feedback, advance, carried, reference=None):
     """Scan `advance` over the steps of a clip, picking the previous frame.
 
     advance(inputs, batch_stats, carried) returns (step, batch_stats, carried, output); of the step
     `frame` and `current_features` go on. Returns (carried, outputs time-major, batch_stats).
     """
     first = as_float(clips.frames[:, 0])
-    reference = clip_reference(first, clips.labels)
+    if reference is None:
+        reference = clip_reference(first, clips.labels)
     # A true frame's features serve as "current" at its own step and as "previous" at the next one. They
     # can be carried only where they need no gradient and where one decision serves the whole batch.
     carry_features = feedback.cut_previous_features and forced.ndim == 1

@@ -28,10 +28,10 @@ from cvae_jax.files import replacing
 from cvae_jax.gradients import clip_gradients
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices, prefetch, total
-from cvae_jax.progress import Announcement, epoch_bar
+from cvae_jax.progress import Announcement, epoch_bar, epochs_done
 from cvae_jax.rollout import Clips, address, clip_noise
 from cvae_jax.train_state import TrainState
-from cvae_jax.validation import Validator, summary
+from cvae_jax.validation import SUMMARY_FIELDS, Validator, summary
 from cvae_jax.writers import Writers
 
 METRICS_FILE = "metrics.jsonl"
@@ -115,13 +115,14 @@ class Run:
             seed=config.seed,
             shuffle=config.data.shuffle,
             frame_step=config.data.frame_step,
+            clips_per_epoch=config.data.clips_per_epoch,
         )
         self.frame_size = data["train"][0].frames.shape[1:3]
         self.devices = Devices(devices)
         self.train_step = self.devices.map_update(make_train_step(self.parts))
         self._compiled = False
         self.validator = Validator(
-            self.parts, self.devices, config.eval.batch_size, with_ssim=False
+            self.parts, self.devices, config.eval.batch_size, config.eval.chunk, with_ssim=False
         )
         self._schedule_values(0, 0)  # refuses schedules that do not fit the run's length
         config_files.save(config, workdir)
@@ -152,6 +153,7 @@ class Run:
         progress = Progress()
         if self.checkpoints.steps:
             state, progress = self.checkpoints.restore(state, self.checkpoints.find("last"))
+            epochs_done(progress.epoch)
             print(f"Going on from epoch {progress.epoch}, batch {progress.batch}.", flush=True)
         keep_rows(self.workdir / METRICS_FILE, progress.epoch)
         return self.devices.place(state), progress
@@ -205,8 +207,10 @@ class Run:
         append_row(self.workdir / METRICS_FILE, row)
         self.writers.epoch(row)
         steps_done = (epoch + 1) * self.loader.num_batches
-        self.checkpoints.save(steps_done, state, Progress(epoch + 1), checkpoint_metrics(row))
-        if epoch + 1 == self.config.num_epochs:
+        last = epoch + 1 == self.config.num_epochs
+        if last or (epoch + 1) % self.config.checkpoint.every == 0:
+            self.checkpoints.save(steps_done, state, Progress(epoch + 1), checkpoint_metrics(row))
+        if last:
             self.checkpoints.wait()
         return state
 
@@ -275,8 +279,7 @@ class Run:
     def _validate(self, state: TrainState, epoch: int, beta: float, bar: Any) -> dict:
         last = epoch + 1 == self.config.num_epochs
         if (epoch + 1) % self.config.eval.every and not last:
-            nothing = ("val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene")
-            return dict.fromkeys(nothing)
+            return dict.fromkeys(SUMMARY_FIELDS)
         variables = state.evaluation_variables
         scored = {}
         for mode in ("prior", "posterior"):

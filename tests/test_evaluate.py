@@ -56,7 +56,7 @@ def test_mean_row_is_the_mean_over_scenes_and_curves_allow_short_clips():
     clips = [clip("a", [10, 20]), clip("a", [30, 30]), clip("b", [40])]
     table = rows(dict.fromkeys(
         ("prior", "posterior", "nearest_pose", "mean_frame", "copy_first", "copy_previous"), clips
-    ), seed=0)  # fmt: skip
+    ), tiny_config())  # fmt: skip
     mean = table[0]
     assert mean["name"] == "prior" and "scene" not in mean
     assert mean["psnr"] == pytest.approx((22.5 + 40) / 2)
@@ -80,10 +80,11 @@ def test_evaluate_writes_what_the_contract_names(data, tmp_path):  # noqa: F811
     results = evaluate(config, tmp_path, "last", jax.local_devices()[:1])
     folder = tmp_path / "eval"
     assert json.loads((folder / "results.json").read_text()) == results
-    assert {"protocol", "rows"} == results.keys()
+    assert {"protocol", "rows", "latents"} == results.keys()
     names = [row["name"] for row in results["rows"]]
     assert names == [
-        "prior", "posterior", "nearest_pose", "mean_frame", "copy_first", "copy_previous"
+        "prior", "prior_best_of_N", "prior_mean", "posterior",
+        "nearest_pose", "mean_frame", "copy_first", "copy_previous",
     ]  # fmt: skip
     assert len(results["rows"][0]["per_frame_psnr"]) == 5  # T - 1 of the longest clip
     assert results["protocol"]["n_pred"] == [5, 4]
@@ -103,9 +104,12 @@ def test_prior_scores_do_not_depend_on_batch_or_devices(data):  # noqa: F811
     variables = init_variables(parts.model, 0, (16, 12))
     recordings = data["validation"]
     found = []
-    for count, batch in ((1, 1), (1, 2), (2, 2)):
-        validator = Validator(parts, Devices(jax.local_devices()[:count]), batch, with_ssim=True)
-        scored = list(validator.run(variables, recordings, "prior", seed=7, sample=1))
+    for count, batch, chunk in ((1, 1, 9), (1, 2, 2), (2, 2, 3), (1, 4, 9)):
+        validator = Validator(parts, Devices(jax.local_devices()[:count]), batch, chunk, with_ssim=True)
+        scored = [
+            s for s in validator.run(variables, recordings, "prior", 7, range(3), frames_of=(1,))
+            if s.sample == 1
+        ]  # fmt: skip
         found.append(scored)
     for scored in found[1:]:
         for a, b in zip(found[0], scored, strict=True):

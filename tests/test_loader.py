@@ -1,10 +1,12 @@
 """Training and validation batches: which clips, in which order, padded how."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from cvae_jax.data.clips import Recording, windows
-from cvae_jax.data.loader import TrainLoader, pad_to_devices, validation_batches
+from cvae_jax.data.loader import TrainLoader, pad_to_devices, rollout_batches
 from cvae_jax.errors import UserError
 
 SIZE = (2, 3)
@@ -144,27 +146,29 @@ def test_pad_to_devices():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "devices", "size", "ids"),
+    ("batch_size", "devices", "samples", "size", "rows"),
     [
-        (2, 1, 2, [[0, 1], [2]]),
-        (10, 1, 3, [[0, 1, 2]]),  # not larger than needed
-        (2, 4, 4, [[0, 1, 2]]),
-        (1, 2, 2, [[0, 1], [2]]),
-        (1, 1, 1, [[0], [1], [2]]),
+        (2, 1, 1, 2, [[(0, 0), (1, 0)], [(2, 0)]]),
+        (10, 1, 1, 3, [[(0, 0), (1, 0), (2, 0)]]),  # not larger than needed
+        (2, 4, 1, 4, [[(0, 0), (1, 0), (2, 0)]]),
+        (1, 2, 1, 2, [[(0, 0), (1, 0)], [(2, 0)]]),
+        (4, 1, 2, 4, [[(0, 0), (1, 0), (2, 0), (0, 1)], [(1, 1), (2, 1)]]),
     ],
 )
-def test_validation_batches(batch_size, devices, size, ids):
+def test_rollout_batches(batch_size, devices, samples, size, rows):
     lengths = [5, 2, 7]
     recordings = [recording(i, length) for i, length in enumerate(lengths)]
-    batches = list(validation_batches(recordings, batch_size, devices))
-    assert [numbers for numbers, _ in batches] == ids
-    for numbers, batch in batches:
+    batches = list(rollout_batches(recordings, range(samples), batch_size, devices))
+    assert [own for own, _ in batches] == rows
+    for own, batch in batches:
         assert batch["frames"].shape == batch["labels"].shape == (size, 7, *SIZE, 3)
         assert batch["frames"].dtype == np.uint8 and batch["mask"].dtype == np.float32
-        np.testing.assert_array_equal(batch["mask"], np.arange(size) < len(numbers))
-        assert batch["index"][: len(numbers)].tolist() == numbers
-        assert batch["index"].dtype == np.int32 and batch["index"].shape == (size,)
-        for row, number in enumerate(numbers):
+        np.testing.assert_array_equal(batch["mask"], np.arange(size) < len(own))
+        for field, dtype in (("index", np.uint32), ("sample", np.uint32), ("length", np.int32)):
+            assert batch[field].dtype == dtype and batch[field].shape == (size,)
+        for row, (number, sample) in enumerate(own):
+            assert (batch["index"][row], batch["sample"][row]) == (number, sample)
+            assert batch["length"][row] == lengths[number]
             for key in ("frames", "labels"):
                 video, length = getattr(recordings[number], key), lengths[number]
                 np.testing.assert_array_equal(batch[key][row, :length], video)
@@ -179,3 +183,19 @@ def test_a_recording_refuses_what_is_no_video():
         Recording("s", "n", 0, frames, frames[..., :1])
     with pytest.raises(ValueError, match="differ in shape"):
         Recording("s", "n", 0, frames, frames[:3])
+
+
+def test_an_epoch_of_so_many_clips_takes_others_each_time():
+    whole = loader((40,), clip_length=4, stride=1, batch_size=4)
+    part = dataclasses.replace(whole, clips_per_epoch=6)
+    assert part.num_batches == 2
+    for epoch in (0, 1):
+        taken = [batch for batch in part.batches(epoch)]
+        assert [int(batch["mask"].sum()) for batch in taken] == [4, 2]
+        first = next(whole.batches(epoch))
+        np.testing.assert_array_equal(taken[0]["frames"], first["frames"])
+    a, b = (next(part.batches(epoch))["frames"] for epoch in (0, 1))
+    assert not np.array_equal(a, b)
+    assert dataclasses.replace(whole, clips_per_epoch=99).num_batches == whole.num_batches
+    with pytest.raises(UserError, match="clips_per_epoch needs config.data.shuffle=True"):
+        dataclasses.replace(part, shuffle=False)

@@ -64,7 +64,8 @@ def data(monkeypatch):
         "validation": [moving_square("c", 6, 3), moving_square("d", 5, 4)],
     }
     monkeypatch.setattr("cvae_jax.train.load_data", lambda config: recordings)
-    monkeypatch.setattr("cvae_jax.evaluate.load_data", lambda config: recordings, raising=False)
+    for module in ("evaluate", "study"):
+        monkeypatch.setattr(f"cvae_jax.{module}.load_data", lambda config: recordings)
     return recordings
 
 

@@ -24,7 +24,9 @@ class TrainLoader:
     Nothing needs saving for a resume: `batches(epoch, start)` begins where an interrupted epoch stopped.
     A short last batch is filled up with copies of its first clip whose mask is 0.
 
-    Raises UserError when no recording is long enough for one clip.
+    clips_per_epoch: an epoch takes so many of the clips, each epoch others; None takes all.
+
+    Raises UserError when no recording is long enough for one clip, and for `clips_per_epoch` in fixed order.
     """
 
     recordings: list[Recording]
@@ -34,8 +36,14 @@ class TrainLoader:
     seed: int
     shuffle: bool
     frame_step: int = 1
+    clips_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
+        if self.clips_per_epoch is not None and not self.shuffle:
+            raise UserError(
+                "config.data.clips_per_epoch needs config.data.shuffle=True: in a fixed order every epoch "
+                "would take the same clips."
+            )
         if len(self.windows) == 0:
             longest = max((len(r.frames) for r in self.recordings), default=0)
             raise UserError(
@@ -52,9 +60,14 @@ class TrainLoader:
         return windows(lengths, self.clip_length, stride, self.frame_step)
 
     @property
+    def num_clips(self) -> int:
+        """Clips per epoch."""
+        return min(len(self.windows), self.clips_per_epoch or len(self.windows))
+
+    @property
     def num_batches(self) -> int:
         """Batches per epoch, the short last one included."""
-        return -(-len(self.windows) // self.batch_size)
+        return -(-self.num_clips // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Yield the epoch's batches from number `start` on.
@@ -65,7 +78,7 @@ class TrainLoader:
         clips = self.windows
         if self.shuffle:
             order = np.random.default_rng([self.seed, SHUFFLE_STREAM, epoch])
-            clips = clips[order.permutation(len(clips))]
+            clips = clips[order.permutation(len(clips))[: self.num_clips]]
         for batch in range(start, self.num_batches):
             chosen = clips[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield self._batch(chosen)
@@ -95,23 +108,28 @@ def pad_to_devices(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, 
     return padded
 
 
-def validation_batches(
-    recordings: list[Recording], batch_size: int, num_devices: int
-) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-    """Yield (clip ids, batch) over whole recordings, each padded to the longest by its last frame.
+def rollout_batches(
+    recordings: list[Recording], samples: range, batch_size: int, num_devices: int
+) -> Iterator[tuple[list[tuple[int, int]], dict[str, np.ndarray]]]:
+    """Yield (rows, batch) over whole recordings; row r of a batch is sample n of clip i: rows[r] = (i, n).
 
-    All batches have one shape: frames and labels uint8 (B, T, H, W, 3), mask float32 (B,), index int32
-    (B,) = clip id. Padding in time is left to the caller to drop: clip i has len(recordings[i].frames).
+    All clips of one sample come before the next sample's. All batches have one shape: frames and labels
+    uint8 (B, T, H, W, 3), padded to the longest recording by their last frame; mask float32 (B,); index, the
+    clip, and sample uint32 (B,); length int32 (B,), the clip's own T.
     """
-    size = -(-min(batch_size, len(recordings)) // num_devices) * num_devices
+    rows = [(clip, sample) for sample in samples for clip in range(len(recordings))]
+    size = -(-min(batch_size, len(rows)) // num_devices) * num_devices
     longest = max(len(r.frames) for r in recordings)
 
-    for begin in range(0, len(recordings), size):
-        ids = list(range(begin, min(begin + size, len(recordings))))
-        filled = ids + ids[:1] * (size - len(ids))
-        yield ids, {
-            "frames": np.stack([extend(recordings[i].frames, longest) for i in filled]),
-            "labels": np.stack([extend(recordings[i].labels, longest) for i in filled]),
-            "mask": (np.arange(size) < len(ids)).astype(np.float32),
-            "index": np.array(filled, dtype=np.int32),
+    for begin in range(0, len(rows), size):
+        own = rows[begin : begin + size]
+        filled = own + own[:1] * (size - len(own))
+        clips = [recordings[clip] for clip, _ in filled]
+        yield own, {
+            "frames": np.stack([extend(clip.frames, longest) for clip in clips]),
+            "labels": np.stack([extend(clip.labels, longest) for clip in clips]),
+            "mask": (np.arange(size) < len(own)).astype(np.float32),
+            "index": np.array([clip for clip, _ in filled], dtype=np.uint32),
+            "sample": np.array([sample for _, sample in filled], dtype=np.uint32),
+            "length": np.array([len(clip.frames) for clip in clips], dtype=np.int32),
         }

@@ -137,15 +137,15 @@ def save_per_frame_psnr(
         leaks = name.startswith(SEES_TARGET)
         axes.plot(
             range(1, len(values) + 1),
-            _numbers(values),
+            numbers(values),
             label=f"{name} (sees the target)" if leaks else name,
             linestyle="--" if leaks else "-",
             marker="." if len(values) <= 64 else "",
             linewidth=1.3,
         )
     axes.set(xlabel="predicted frame", ylabel="PSNR (dB)", title=title)
-    _finish(axes, legend=bool(curves))
-    _save_figure(path, figure)
+    finish(axes, legend=bool(curves))
+    save_figure(path, figure)
 
 
 def save_training_curves(path: str | os.PathLike, rows: Sequence[dict]) -> None:
@@ -158,7 +158,7 @@ def save_training_curves(path: str | os.PathLike, rows: Sequence[dict]) -> None:
     if not rows:
         raise ValueError("there are no epochs to draw.")
     epochs = np.array([row["epoch"] for row in rows])
-    columns = {key: _numbers([row.get(key) for row in rows]) for key in _CURVE_KEYS}
+    columns = {key: numbers([row.get(key) for row in rows]) for key in _CURVE_KEYS}
     figure = Figure(figsize=(9, 9), layout="constrained")
     loss_axes, beta_axes, psnr_axes = figure.subplots(3, 1, sharex=True)
     loss_axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
@@ -186,10 +186,10 @@ def save_training_curves(path: str | os.PathLike, rows: Sequence[dict]) -> None:
     sees = "posterior (sees the target)"
     draw(psnr_axes, "val_psnr_posterior", sees, color="C1", marker="o", markersize=4, ls="--")
     psnr_axes.set(xlabel="epoch", ylabel="PSNR (dB)", title="validation PSNR")
-    _finish(loss_axes, legend=False)
-    _finish(beta_axes, legend=False)
-    _finish(psnr_axes, legend=True)
-    _save_figure(path, figure)
+    finish(loss_axes, legend=False)
+    finish(beta_axes, legend=False)
+    finish(psnr_axes, legend=True)
+    save_figure(path, figure)
 
 
 _CURVE_KEYS = (
@@ -235,19 +235,21 @@ def _palette(small: Image.Image) -> list[int]:
     return colours + [gray for gray in grays for _ in range(3)]
 
 
-def _numbers(values: Sequence | np.ndarray) -> np.ndarray:
+def numbers(values: Sequence | np.ndarray) -> np.ndarray:
     """Returns float64 with NaN for None and for what is not finite."""
     numbers = np.array([np.nan if value is None else float(value) for value in values])
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _finish(axes: Axes, legend: bool) -> None:
+def finish(axes: Axes, legend: bool) -> None:
+    """Give axes whole numbers on x, a grid, and a small legend if asked for."""
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     if legend:
         axes.legend(fontsize=8)
 
 
-def _save_figure(path: str | os.PathLike, figure: Figure) -> None:
+def save_figure(path: str | os.PathLike, figure: Figure) -> None:
+    """Save a figure as a PNG."""
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=120)

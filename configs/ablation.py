@@ -1,0 +1,44 @@
+"""From the report's run to the recommended one, a change a row, over several seeds at equal compute.
+
+    python study.py --config=configs/ablation.py --workdir=S
+
+Each variant makes the changes of those above it and one more; the last is `recommended.py` at this width.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import recommended, study_reduced
+
+# Row: the fields of `recommended.CHANGES` that it takes over.
+ROWS = {
+    "report_exact": (),
+    "kl_per_element": ("loss.kl",),
+    "loss_unclamped": ("loss.clamp", "loss.divide_recon_by_batch"),
+    "no_forcing": ("teacher_forcing.kind", "teacher_forcing.initial"),
+    "features_uncut": ("rollout.cut_previous_features",),
+    "learning_rate": ("learning_rate.peak", "learning_rate.end", "learning_rate.per"),
+    "residual": ("model.output",),
+    "positions": ("model.position_octaves",),
+    "l1_mse": ("loss.reconstruction",),
+    "ema": ("optimizer.ema_decay",),
+}
+# At this width and with so few steps.
+NARROW = {"learning_rate.peak": 4e-3, "optimizer.ema_decay": 0.98}
+
+
+def get_config() -> ConfigDict:
+    config = study_reduced.get_config()
+    config.name = "ablation"
+    config.compare, config.steps = "report_exact", True
+    config.figures.update(forcing="", schedules=(), schedules_scaled=(), decays=())
+    config.base.beta.kind = "monotonic"
+    config.base.checkpoint.save_every = 0
+
+    changes, variants = {}, {}
+    for name, fields in ROWS.items():
+        for field in fields:
+            section, key = field.split(".")
+            changes.setdefault(section, {})[key] = (recommended.CHANGES | NARROW)[field]
+        variants[name] = {section: dict(values) for section, values in changes.items()}
+    config.variants, config.changes = tuple(variants), ConfigDict(variants)
+    return config

@@ -1,0 +1,52 @@
+"""The report's comparisons, each over several seeds: its three schedules, two decays, and draws per step.
+
+    python study.py --config=configs/study.py --workdir=S
+
+and, beside them, the three schedules with the KL divided by the number of latent elements. Full size: meant
+for accelerators, one run on each. `base` is the config of a run; a variant is what it changes of it.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "study"
+    config.seeds = 3  # runs of a variant; run k has seed base.seed + k
+    config.split = "test"  # of the data set: what the table is measured on
+    config.base = default.get_config()
+    config.base.data.name = "dancer"
+    config.base.checkpoint.save_every = 50  # figure 4 looks at epochs 50 and 100
+    config.base.log.images = False
+
+    # In the table's order; a subset can be chosen with --config.variants="('none','cyclical')".
+    config.variants = (
+        "none", "monotonic", "cyclical", "linear_decay", "step_draws",
+        "none_scaled", "monotonic_scaled", "cyclical_scaled",
+    )  # fmt: skip
+    per_element = {"kl": "per_element"}
+    config.changes = ConfigDict(  # what each changes of the base
+        {
+            "none": {"beta": {"kind": "none"}},
+            "monotonic": {"beta": {"kind": "monotonic"}},
+            "cyclical": {"beta": {"kind": "cyclical"}},
+            "linear_decay": {
+                "beta": {"kind": "monotonic"},
+                "teacher_forcing": {"kind": "linear", "step": 0.05},
+            },
+            "step_draws": {"beta": {"kind": "monotonic"}, "teacher_forcing": {"draw": "step"}},
+            "none_scaled": {"beta": {"kind": "none"}, "loss": per_element},
+            "monotonic_scaled": {"beta": {"kind": "monotonic"}, "loss": per_element},
+            "cyclical_scaled": {"beta": {"kind": "cyclical"}, "loss": per_element},
+        }
+    )
+    config.compare = "none"  # the table gives each variant's difference to this one, seed by seed
+    config.steps = False  # the table also gives the difference to the row above (an ablation)
+    config.figures = ConfigDict()  # which variants each figure shows; () = no such figure
+    config.figures.forcing = "monotonic"  # 1: teacher-forcing ratio and loss of this variant; '' = none
+    config.figures.schedules = ("none", "monotonic", "cyclical")  # 2, 3, 4
+    config.figures.schedules_scaled = ("none_scaled", "monotonic_scaled", "cyclical_scaled")  # once more
+    config.figures.decays = ("monotonic", "linear_decay", "step_draws")  # 5
+    return config

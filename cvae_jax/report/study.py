@@ -1,0 +1,270 @@
+"""The report of a study: figures, a table with intervals over seeds, as Markdown and one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import markdown
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from cvae_jax.files import replacing
+from cvae_jax.report import study_figures as figures
+from cvae_jax.report.tables import markdown_table
+
+_HEADER = (
+    "variant", "seeds", "prior (dB)", "95 %", "minus {}", "95 %", "posterior † (dB)", "posterior - prior",
+    "SSIM, prior", "KL (nats/frame)", "active units",
+)  # fmt: skip
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean over seeds and its two-sided Student t interval; one seed has no interval.
+
+    Values are one per seed, in any unit. With few seeds the interval is wide, as it should be: for three
+    seeds it is the mean +- 2.5 standard deviations.
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    margin = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+    return mean, (mean - float(margin), mean + float(margin))
+
+
+def summarise(study: ConfigDict, runs: Sequence[Any]) -> list[dict]:
+    """Return the rows of the table, one per variant.
+
+    `runs` are those of `cvae_jax.study.plan`. Every entry but 'variant', 'seeds' and 'stopped' holds
+    {'mean', 'ci95', 'by_seed'}. Differences are taken seed by seed: the runs of one seed share initial
+    parameters, order of the data and noise.
+    """
+    found = {
+        name: {run.seed: _final(study, run) for run in runs if run.variant == name}
+        for name in study.variants
+    }
+    rows, above = [], None
+    for name, by_seed in found.items():
+        done = {seed: values for seed, values in by_seed.items() if values is not None}
+        row = {"variant": name, "seeds": sorted(done), "stopped": len(by_seed) - len(done)}
+        for key in next(iter(done.values()), {}):
+            row[key] = _entry([values[key] for values in done.values()])
+        if study.compare and name != study.compare:
+            row["difference"] = _difference(done, found[study.compare])
+        if study.steps and above is not None:
+            row["step"] = _difference(done, found[above])
+        rows.append(row)
+        above = name
+    return rows
+
+
+def _final(study: ConfigDict, run: Any) -> dict[str, float] | None:
+    scores = run.scores(study.split, run.config.num_epochs)
+    if scores is None or run.stopped:
+        return None
+    rows = {row["name"]: row for row in scores["rows"] if "scene" not in row}
+    return {
+        "prior": rows["prior"]["psnr"],
+        "posterior": rows["posterior"]["psnr"],
+        "gap": rows["posterior"]["psnr"] - rows["prior"]["psnr"],
+        "ssim": rows["prior"]["ssim"],
+        "kl_nats_per_frame": scores["latents"]["kl_nats_per_frame"],
+        "active_units_share": scores["latents"]["active_units_share"],
+    }
+
+
+def _entry(values: Sequence[float]) -> dict | None:
+    if not values:
+        return None
+    mean, interval = mean_interval(values)
+    return {"mean": mean, "ci95": None if interval is None else list(interval), "by_seed": list(values)}
+
+
+def _difference(here: dict[int, dict], there: dict[int, dict | None]) -> dict | None:
+    """Return the difference in prior PSNR over the seeds that both have."""
+    both = [seed for seed in here if there.get(seed) is not None]
+    return _entry([here[seed]["prior"] - there[seed]["prior"] for seed in both])
+
+
+def write(
+    study: ConfigDict, workdir: Path, runs: Sequence[Any], baselines: dict[str, dict]
+) -> list[dict]:
+    """Write report.md, report.html, results.json and figures/ into the study's folder; return the rows."""
+    rows = summarise(study, runs)
+    pictures = draw(study, workdir / "figures", runs)
+    protocol = next(
+        (s["protocol"] for run in runs if (s := run.scores(study.split, run.config.num_epochs))), {}
+    )
+    text = render(study, rows, baselines, pictures, protocol)
+    results = {"study": study.to_dict(), "protocol": protocol, "rows": rows, "baselines": baselines}
+    with replacing(workdir / "results.json") as partial:
+        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    with replacing(workdir / "report.md") as partial:
+        partial.write_text(text)
+    with replacing(workdir / "report.html") as partial:
+        partial.write_text(html(text, workdir))
+    return rows
+
+
+def draw(study: ConfigDict, folder: Path, runs: Sequence[Any]) -> list[tuple[str, str]]:
+    """Write the figures the study asks for; return (file, caption) of each."""
+
+    def course(names: Sequence[str]) -> figures.Course:
+        return {name: [r.history for r in runs if r.variant == name and r.history] for name in names}
+
+    asked, drawn = study.figures, []
+
+    def add(file: str, caption: str, save: Any, *arguments: Any) -> None:
+        save(folder / file, *arguments)
+        drawn.append((f"figures/{file}", caption))
+
+    if asked.forcing:
+        name = asked.forcing
+        add("1_teacher_forcing.png", f"Figure 1. Teacher-forcing ratio and training loss of `{name}`.",
+            figures.save_forcing, name, course([name])[name])  # fmt: skip
+    for suffix, names in (("", asked.schedules), ("_scaled", asked.schedules_scaled)):
+        if not names:
+            continue
+        which = " with the KL per latent element" if suffix else ""
+        add(f"2_schedules{suffix}.png", f"Figure 2. The schedules of beta{which}, and the training loss.",
+            figures.save_schedules, course(names))  # fmt: skip
+        add(f"3_validation{suffix}.png", f"Figure 3. Validation loss and PSNR{which}.",
+            figures.save_validation, course(names))  # fmt: skip
+        curves = per_frame_curves(names, runs)
+        if curves:
+            add(f"4_per_frame{suffix}.png", f"Figure 4. PSNR per frame of the validation sequence{which}.",
+                figures.save_per_frame, curves)  # fmt: skip
+    if asked.decays:
+        add("5_decays.png", "Figure 5. Decays of the teacher-forcing ratio, and draws per step.",
+            figures.save_decays, course(asked.decays))  # fmt: skip
+    add("6_latents.png", "Figure 6. What the latents carry.",
+        figures.save_latents, course(list(study.variants)))  # fmt: skip
+    return drawn
+
+
+def per_frame_curves(
+    names: Sequence[str], runs: Sequence[Any]
+) -> dict[tuple[str, int], dict[str, list[list[float]]]]:
+    """Return {(variant, epochs trained): {'prior', 'posterior': a curve per seed}} on validation."""
+    curves: dict[tuple[str, int], dict[str, list[list[float]]]] = {}
+    for run in runs:
+        if run.variant not in names or run.stopped:
+            continue
+        for epoch in run.epochs_shown:
+            scores = run.scores("validation", epoch)
+            if scores is None:
+                continue
+            own = curves.setdefault((run.variant, epoch), {"prior": [], "posterior": []})
+            for row in scores["rows"]:
+                if "scene" not in row and row["name"] in own:
+                    own[row["name"]].append(row["per_frame_psnr"])
+    return curves
+
+
+def render(
+    study: ConfigDict, rows: list[dict], baselines: dict[str, dict], pictures: list[tuple[str, str]],
+    protocol: dict,
+) -> str:  # fmt: skip
+    """Return the report as Markdown."""
+    base = study.base
+    parts = [
+        f"# {study.name}",
+        f"{len(study.variants)} variants, {study.seeds} seeds each: {base.num_epochs} epochs, batch "
+        f"{base.batch_size}, clips of {base.clip_length} frames, {base.data.clips_per_epoch or 'all'} clips "
+        f"an epoch, learning rate {base.learning_rate.peak:g} to {base.learning_rate.end:g}; features "
+        f"{base.model.frame_features}, {base.model.label_features}, {base.model.latent_channels}, "
+        f"{base.model.decoder_features} (frame, label, latent, decoder).",
+        f"## Results on the {study.split} split",
+        table(study, rows),
+        "Means over seeds with Student t intervals over seeds; differences are taken seed by seed. † sees "
+        "the frame it predicts: a reconstruction, not a prediction.",
+        "### Baselines on the same frames",
+        markdown_table(
+            ("", "PSNR (dB)", "SSIM"),
+            [(name + (" †" if row["sees_target"] else ""), f"{row['psnr']:.2f}", f"{row['ssim']:.3f}")
+             for name, row in baselines.items()],
+        ),
+        "## Figures",
+        *(f"![{caption}]({file})\n\n{caption}" for file, caption in pictures),
+        "## Protocol",
+        "\n".join(f"- {key}: {_short(value)}" for key, value in protocol.items()),
+        "## Variants",
+        "\n".join(
+            f"- `{name}`: {_changes(study.changes[name].to_dict()) or 'the base'}"
+            for name in study.variants
+        ),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def table(study: ConfigDict, rows: list[dict]) -> str:
+    """Return the rows of `summarise` as a Markdown table."""
+    header = [cell.format(study.compare) for cell in _HEADER]
+    if study.steps:
+        header[6:6] = ["minus the row above", "95 %"]
+    if not study.compare:
+        del header[4:6]
+    lines = []
+    for row in rows:
+        name = row["variant"] + (f" ({row['stopped']} stopped: not finite)" if row["stopped"] else "")
+        cells = [name, len(row["seeds"]), *_with_interval(row.get("prior"))]
+        if study.compare:
+            cells += _with_interval(row.get("difference"), sign="+")
+        if study.steps:
+            cells += _with_interval(row.get("step"), sign="+")
+        lines.append(cells + [
+            _mean(row.get("posterior"), 2), _mean(row.get("gap"), 3), _mean(row.get("ssim"), 3),
+            _mean(row.get("kl_nats_per_frame"), 2), _mean(row.get("active_units_share"), 3),
+        ])  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def html(text: str, folder: Path) -> str:
+    """Return the Markdown as one HTML page with its pictures inside."""
+
+    def inline(match: re.Match) -> str:
+        data = base64.b64encode((folder / match.group(1)).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', inline, markdown.markdown(text, extensions=["tables"]))
+    title = text.splitlines()[0].lstrip("# ")
+    style = (
+        "body{font-family:sans-serif;max-width:75em;margin:2em auto;padding:0 1em}img{max-width:100%}"
+        "table{border-collapse:collapse}td,th{padding:.2em .6em;border-bottom:1px solid #ccc}"
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _with_interval(entry: dict | None, sign: str = "") -> tuple[str, str]:
+    if entry is None:
+        return "-", "-"
+    interval = entry["ci95"]
+    shown = "-" if interval is None else f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]"
+    return f"{entry['mean']:{sign}.2f}", shown
+
+
+def _mean(entry: dict | None, digits: int) -> str:
+    return "-" if entry is None or not math.isfinite(entry["mean"]) else f"{entry['mean']:.{digits}f}"
+
+
+def _changes(tree: dict, prefix: str = "") -> str:
+    """Return 'a.b = value, ...' of nested dicts."""
+    parts = []
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        parts.append(_changes(value, f"{prefix}{key}.") if nested else f"{prefix}{key} = {value}")
+    return ", ".join(filter(None, parts))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,172 @@
+"""Studies: runs planned, trained once, continued after an interruption, compared seed by seed."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from test_train import data, small_model, tiny_config  # noqa: F401
+
+from configs import ablation, recommended, study_reduced
+from configs import study as full
+from cvae_jax import study as studies
+from cvae_jax.config import flatten
+from cvae_jax.errors import NonFiniteError, UserError
+from cvae_jax.report.study import mean_interval
+
+
+def tiny_study():
+    study = full.get_config()
+    study.base = tiny_config()
+    study.base.num_epochs = 2
+    study.base.batch_size = 2
+    study.base.checkpoint.save_every = 1
+    study.base.eval.samples = 1
+    study.split = "validation"
+    study.seeds = 2
+    study.variants = ("none", "linear", "step_draws")
+    study.changes = {
+        "none": {}, "linear": {"teacher_forcing": {"kind": "linear"}},
+        "step_draws": {"teacher_forcing": {"draw": "step"}},
+    }  # fmt: skip
+    study.figures.forcing = "none"
+    study.figures.schedules, study.figures.schedules_scaled = ("none", "linear"), ()
+    study.figures.decays = ("none", "linear", "step_draws")
+    return study
+
+
+@pytest.fixture
+def runs_made(monkeypatch):
+    """Names of the runs that were started, in order."""
+    made = []
+
+    class Counted(studies.Run):
+        def __init__(self, config, workdir, devices):
+            made.append(f"{config.name}_{config.seed}")
+            super().__init__(config, workdir, devices)
+
+    monkeypatch.setattr(studies, "Run", Counted)
+    return made
+
+
+def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path):  # noqa: F811
+    study = tiny_study()
+    rows = studies.conduct(study, tmp_path, jax.local_devices()[:2])
+    assert sorted(runs_made) == sorted(f"{v}_{s}" for v in study.variants for s in (0, 1))
+    assert [row["variant"] for row in rows] == list(study.variants)
+    none, linear, _ = rows
+    assert none["seeds"] == [0, 1] and "difference" not in none
+    a, b = (np.array(row["prior"]["by_seed"]) for row in (none, linear))
+    np.testing.assert_allclose(linear["difference"]["by_seed"], b - a)
+    low, high = linear["difference"]["ci95"]
+    assert low <= linear["difference"]["mean"] <= high
+    for run in studies.plan(study, tmp_path):
+        scores = run.scores("validation", 2)
+        assert {row["name"] for row in scores["rows"]} >= {"prior", "posterior"}
+    report = (tmp_path / "report.md").read_text()
+    figures = re.findall(r"\]\((figures/\w+\.png)\)", report)
+    assert [re.search(r"/(\d)", figure).group(1) for figure in figures] == list("123456")
+    assert all((tmp_path / figure).stat().st_size > 5000 for figure in figures)
+    assert "nearest_pose" in report and "step_draws" in report
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6 and 'src="figures' not in page
+    assert "<table>" in page
+
+    runs_made.clear()
+    again = studies.conduct(study, tmp_path, jax.local_devices()[:2])
+    assert again == rows and not runs_made
+    study.seeds = 3  # more seeds go on with what is there
+    studies.conduct(study, tmp_path, jax.local_devices()[:1])
+    assert sorted(runs_made) == sorted(f"{v}_2" for v in study.variants)
+
+
+def test_an_interrupted_study_equals_an_uninterrupted_one(data, tmp_path, monkeypatch):  # noqa: F811
+    study = tiny_study()
+    study.seeds = 1
+    whole = studies.conduct(study, tmp_path / "whole", jax.local_devices()[:1])
+    epoch = studies.Run._epoch
+
+    def interrupted(self, state, number, progress):
+        if self.config.name == "linear" and number == 1:
+            raise KeyboardInterrupt
+        return epoch(self, state, number, progress)
+
+    monkeypatch.setattr(studies.Run, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        studies.conduct(study, tmp_path / "cut", jax.local_devices()[:1])
+    assert not (tmp_path / "cut" / "report.md").exists()
+    monkeypatch.setattr(studies.Run, "_epoch", epoch)
+    assert studies.conduct(study, tmp_path / "cut", jax.local_devices()[:1]) == whole
+
+
+def test_a_run_that_diverges_is_told_and_left_out(data, tmp_path, monkeypatch):  # noqa: F811
+    study = tiny_study()
+    study.seeds = 1
+    finish = studies.Run.finish
+
+    def diverging(self):
+        if self.config.name == "step_draws":
+            raise NonFiniteError("the loss is nan")
+        return finish(self)
+
+    monkeypatch.setattr(studies.Run, "finish", diverging)
+    rows = studies.conduct(study, tmp_path, jax.local_devices()[:1])
+    assert [row["stopped"] for row in rows] == [0, 0, 1]
+    assert "step_draws (1 stopped: not finite)" in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "runs/step_draws/seed_0/stopped.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (lambda s: s.changes.none.update(beta={"knd": "none"}), "config.changes.none does not fit"),
+        (lambda s: s.changes.none.update(beta={"ratio": 0.0}), "config.beta.ratio"),
+        (lambda s: s.update(compare="nothing"), "config.compare names 'nothing'"),
+        (lambda s: s.update(variants=("nothing",)), "config.variants is ('nothing',)"),
+        (lambda s: s.update(seeds=0), "config.seeds is 0"),
+        (lambda s: s.update(split="test"), "has no split 'test'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(data, tmp_path, change, sentence):  # noqa: F811
+    study = tiny_study()
+    with study.unlocked():
+        change(study)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        studies.conduct(study, tmp_path, jax.local_devices()[:1])
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_another_training_in_the_same_folder_is_refused(data, tmp_path):  # noqa: F811
+    study = tiny_study()
+    study.seeds = 1
+    studies.conduct(study, tmp_path, jax.local_devices()[:1])
+    study.base.learning_rate.peak = 5e-3
+    with pytest.raises(UserError, match="config.learning_rate.peak is 0.005 but was 0.001"):
+        studies.conduct(study, tmp_path, jax.local_devices()[:1])
+
+
+def test_intervals_over_seeds_are_students():
+    mean, interval = mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    np.testing.assert_allclose(interval, (2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rtol=1e-6)
+    assert mean_interval([4.0]) == (4.0, None)
+
+
+@pytest.mark.parametrize("config", [full, study_reduced, ablation], ids=lambda m: m.__name__)
+def test_every_study_plans(config, tmp_path):
+    study = config.get_config()
+    runs = studies.plan(study, tmp_path)
+    assert len(runs) == study.seeds * len(study.variants)
+    assert len({run.workdir for run in runs}) == len(runs)
+
+
+def test_the_ablation_goes_from_report_exact_to_recommended(tmp_path):
+    runs = studies.plan(ablation.get_config(), tmp_path)[: len(ablation.get_config().variants)]
+    first, last = (flatten(runs[i].config.to_dict()) for i in (0, -1))
+    wanted = flatten(recommended.get_config().to_dict())
+    for field in recommended.CHANGES:
+        assert last[field] == ablation.NARROW.get(field, wanted[field]) != first[field]
+    for a, b in zip(runs, runs[1:], strict=False):
+        before, after = (flatten(run.config.to_dict()) for run in (a, b))
+        assert any(before[f] != after[f] for f in recommended.CHANGES)
