@@ -23,6 +23,9 @@ REACH = 0.995 * (THIGH + SHIN)  # hip to ankle, the knee not quite straight
 HIP_WIDTH, SHOULDER_WIDTH = 0.058, 0.112  # from the middle
 SPINE, NECK, HEAD = 0.295, 0.325, 0.405  # above the hips: shoulders, neck, middle of the head
 HEAD_HEIGHT, HEAD_WIDTH, HEAD_DEPTH = 0.064, 0.047, 0.056  # half axes
+# What the dancer needs over and under the middle of the floor and to either side of its place.
+ABOVE, BELOW, BESIDE = 1.26, 0.08, 0.57
+LEAST_ROOM, MOST_ROOM = 0.03, 0.5
 TILT = 0.16  # radians by which the camera looks down
 
 
@@ -149,10 +152,11 @@ class Camera(NamedTuple):
     def for_frame(cls, frame_size: tuple[int, int]) -> Camera:
         """Return the camera for frames of (H, W) pixels."""
         height, width = frame_size
-        scale = min(height / 1.46, width / (2 * (0.60 + 0.04)))
-        spare = height - 1.46 * scale
-        room = min(width / (2 * scale) - 0.60, 0.5)
-        return cls(frame_size, scale, width / 2, height - 0.09 * scale - 0.3 * spare, room)
+        tall = ABOVE + BELOW
+        scale = min(height / tall, width / (2 * (BESIDE + LEAST_ROOM)))
+        spare = height - tall * scale
+        room = min(width / (2 * scale) - BESIDE, MOST_ROOM)
+        return cls(frame_size, scale, width / 2, height - BELOW * scale - 0.3 * spare, room)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Return pixels (..., 2), x and y from the frame's upper left corner, of points (..., 3)."""

@@ -111,6 +111,15 @@ class _Painter:
                 fill=color,
             )  # fmt: skip
 
+    def band(self, start: np.ndarray, end: np.ndarray, radius: float, color: Color) -> None:
+        """A flat stripe around a limb, from start to end along it."""
+        dx, dy = end - start
+        length = math.hypot(dx, dy)
+        if length > 1e-6:
+            side = np.array([-dy, dx]) * (radius * self.unit / length)
+            corners = (start + side, end + side, end - side, start - side)
+            self.draw.polygon([tuple(corner) for corner in corners], fill=color)
+
     def limb(self, start: np.ndarray, end: np.ndarray, r1: float, r2: float, color: Color) -> None:
         """A round limb: its lit side is lighter."""
         self.capsule(start, end, r1, r2, shaded(color, 0.80))
@@ -141,7 +150,7 @@ class _Painter:
         self.limb(shoulder, cuff, 0.040, 0.032, main)
         for share in (0.45, 0.8):
             band = shoulder + share * (elbow - shoulder)
-            self.capsule(band, band + 0.14 * (elbow - shoulder), 0.035, 0.032, second)
+            self.band(band, band + 0.16 * (elbow - shoulder), 0.039 - 0.008 * share, second)
 
     def width(self, sections: np.ndarray, axes: np.ndarray) -> np.ndarray:
         """Half widths in the picture of elliptic cross-sections (n, 2): half width, half depth."""
@@ -185,13 +194,14 @@ class _Painter:
         left, right = thighs[order]
         waist = self.project(body.spine(0.03))
         wide = float(self.width(np.array([[0.088, 0.066]]), body.torso)[0])
-        flare = 0.062 * unit + 0.02 * unit * abs(self.cloth[1])
-        swing = 0.045 * unit * self.cloth[0]
-        rise = 0.02 * unit * self.cloth[1]
-        hem_left = np.array([min(left[0] - flare, waist[0] - wide), left[1] + rise])
-        hem_left += (swing, 0.35 * swing)
-        hem_right = np.array([max(right[0] + flare, waist[0] + wide), right[1] - rise])
-        hem_right += (swing, -0.35 * swing)
+        flare = 0.068 * unit
+        swing = 0.042 * unit * self.cloth[0]
+        rise = 0.025 * unit * self.cloth[1]
+        cover = 0.055 * unit  # the cloth swings outwards, and inwards only up to the leg
+        hem_left = np.array([left[0] - max(flare - swing, cover), left[1] + rise + 0.35 * swing])
+        hem_right = np.array([right[0] + max(flare + swing, cover), right[1] - rise - 0.35 * swing])
+        hem_left[0] = min(hem_left[0], waist[0] - wide)
+        hem_right[0] = max(hem_right[0], waist[0] + wide)
         for k in range(PANELS):
             a, b = k / PANELS, (k + 1) / PANELS
             sag = [0.03 * unit * 4 * s * (1 - s) for s in (a, b)]
@@ -209,19 +219,21 @@ class _Painter:
         left, up, forward = body.torso.T
         if tail == 1:
             ring = [self.project(body.spine(NECK - 0.01) + s * 0.04 * left + 0.02 * forward) for s in (-1, 1)]
-            self.capsule(ring[0], ring[1], 0.026, 0.026, look.scarf[0])
+            self.capsule(ring[0], ring[1], 0.022, 0.022, look.scarf[0])
         sideways = 0.045 if side > 0 else -0.05
         point = body.spine(SPINE + 0.01) + sideways * left + side * (0.066 * forward)
         step = look.scarf_length / LINKS
         lean = 0.0
         places = [self.project(point)]
         for link in range(LINKS):
-            lean += (0.16 + 0.05 * link) * self.cloth[2 + link] * (1.0 if tail else -1.0)
+            lean += (0.10 + 0.03 * link) * self.cloth[2 + link] * (1.0 if tail else -1.0)
             down = np.array([math.sin(lean), -math.cos(lean), 0.0])
-            point = point + step * (down + 0.12 * side * forward)
+            point = point + step * (down + 0.03 * side * forward)
             places.append(self.project(point))
         for link in range(LINKS):
-            self.capsule(places[link], places[link + 1], 0.026, 0.026, look.scarf[link % 2])
+            self.capsule(places[link], places[link + 1], 0.021, 0.021, look.scarf[0])
+        for link in range(1, LINKS, 2):
+            self.band(places[link], places[link + 1], 0.021, look.scarf[1])
 
     def head(self) -> None:
         body, look = self.body, self.look
@@ -238,16 +250,15 @@ class _Painter:
             self.draw.polygon([tuple(p) for p in points], fill=color)
 
         def hair() -> None:
-            nape = self.project(middle - 0.035 * forward - 0.045 * up)
-            self.disc(nape, 0.036, shaded(look.hair, 0.85))
-            ellipse(0.012 * up - 0.012 * forward, HEAD_WIDTH + 0.010, HEAD_DEPTH + 0.006, HEAD_HEIGHT + 0.004,
-                    look.hair)  # fmt: skip
+            ellipse(-0.030 * up - 0.030 * forward, HEAD_WIDTH + 0.014, 0.036, 0.050, shaded(look.hair, 0.85))
+            crown = 0.014 * up - 0.012 * forward
+            ellipse(crown, HEAD_WIDTH + 0.012, HEAD_DEPTH + 0.006, HEAD_HEIGHT, look.hair)
 
         def face() -> None:
             open_ = max(facing, 0.0)
-            wide, deep = HEAD_WIDTH - 0.006, 0.026
-            offset = (0.040 - 0.025 * open_) * forward - 0.012 * up
-            ellipse(offset, wide, deep, HEAD_HEIGHT - 0.012, look.skin)
+            wide, deep = HEAD_WIDTH - 0.006, 0.028
+            offset = (0.034 - 0.019 * open_) * forward - 0.018 * up
+            ellipse(offset, wide, deep, HEAD_HEIGHT - 0.016, look.skin)
             self.disc(self.project(middle + 0.058 * forward - 0.012 * up), 0.011, shaded(look.skin, 0.9))
             if facing > 0.1:
                 for sign in (-1, 1):

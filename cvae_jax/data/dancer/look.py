@@ -8,8 +8,15 @@ import dataclasses
 from cvae_jax.data.dancer.chance import draws
 
 Color = tuple[int, int, int]
-SKINS = ((241, 203, 176), (224, 172, 135), (198, 140, 99), (150, 98, 66), (104, 66, 46))
-HAIRS = ((38, 28, 24), (72, 44, 26), (120, 76, 40), (168, 120, 60), (20, 18, 24))
+# Skin and hair, which must be told apart in a head of six pixels.
+HEADS = (
+    ((240, 200, 172), (62, 38, 26)),
+    ((232, 182, 146), (150, 66, 28)),
+    ((222, 168, 128), (34, 26, 26)),
+    ((244, 208, 182), (214, 168, 84)),
+    ((176, 120, 82), (30, 22, 22)),
+    ((138, 90, 60), (16, 12, 16)),
+)
 LOOK = 1  # stream of draws
 
 
@@ -53,12 +60,13 @@ class Look:
 
         hue = float(rng.random())
         shirt = color(hue, 0.85, 0.75)
+        skin, hair = HEADS[rng.integers(len(HEADS))]
         return cls(
-            skin=SKINS[rng.integers(len(SKINS))],
-            hair=HAIRS[rng.integers(len(HAIRS))],
+            skin=skin,
+            hair=hair,
             shirt=(shirt, mix(shirt, (250, 248, 240), 0.85)),
             skirt=(color(hue + 0.5, 0.75, 0.55), color(hue + 0.5, 0.45, 0.85)),
-            scarf=(color(hue + 0.32, 0.9, 0.9), color(hue + 0.32, 0.5, 1.0)),
+            scarf=(color(hue + 0.35, 0.75, 0.85), color(hue + 0.35, 0.85, 0.6)),
             emblem=color(hue + 0.5, 0.7, 0.95),
             trousers=color(hue + rng.uniform(0.45, 0.6), 0.45, 0.28),
             shoes=color(rng.random(), 0.8, 0.85),
@@ -67,7 +75,7 @@ class Look:
             wood=color(rng.uniform(0.05, 0.09), 0.55, 0.36),
             poster=tuple(color(rng.random(), 0.7, v) for v in (0.35, 0.8, 0.95)),
             skirt_length=float(rng.uniform(0.7, 0.95)),
-            scarf_length=float(rng.uniform(0.30, 0.40)),
+            scarf_length=float(rng.uniform(0.26, 0.34)),
             window_left=bool(rng.integers(2)),
         )
 

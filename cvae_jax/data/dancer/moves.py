@@ -260,9 +260,9 @@ def _jack(u: float, style: Style) -> Legs:
 def _lunge(u: float, style: Style) -> Legs:
     sign = 1.0 if style.side == LEFT else -1.0
     w = _plateau(u)
-    legs = Legs(sway=0.15 * sign * w, drop=0.10 * style.amount * w, lean=0.1 * sign * w)
+    legs = Legs(sway=0.11 * sign * w, drop=0.10 * style.amount * w, lean=0.04 * sign * w)
     foot = legs.leg(style.side)
-    foot.out, foot.lift = 0.24 * w, 0.2 * w * (1 - w)
+    foot.out, foot.lift = 0.22 * w, 0.2 * w * (1 - w)
     return legs
 
 

@@ -18,7 +18,7 @@ FPS = 30
 SPLITS = ("train", "validation", "test")
 DANCE, CLOTH, LIGHT = 10, 11, 12  # streams of draws
 LINE_WIDTH, HEAD_RADIUS = 0.075, 0.075  # of the labels, in body heights
-FLICKER = 0.028  # standard deviation of the light, of its mean
+FLICKER = 0.018  # standard deviation of the light, of its mean
 
 
 @dataclasses.dataclass(frozen=True)

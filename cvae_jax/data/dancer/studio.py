@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from cvae_jax.data.dancer.body import TILT, Body, Camera
 from cvae_jax.data.dancer.chance import draws
@@ -13,9 +13,11 @@ from cvae_jax.data.dancer.look import Look, mix, shaded
 
 WALL_DEPTH = -1.0  # of the wall's foot, in body heights from the middle of the floor
 STUDIO = 2  # stream of draws
+TALL = 1.7  # of walls with room for pennants
 SKY = ((150, 196, 240), (226, 238, 250))
 HILL, FRAME = (92, 140, 84), (244, 242, 236)
-SHADOW = 0.45  # of the floor's brightness in the darkest shadow
+SHADOW = 0.42  # of the floor's brightness in the darkest shadow
+SOFT = 2  # pixels of the shadow's mask per pixel of the frame
 
 
 def paint_studio(seed: int, look: Look, camera: Camera, oversampling: int) -> Image.Image:
@@ -47,8 +49,10 @@ def paint_studio(seed: int, look: Look, camera: Camera, oversampling: int) -> Im
     rail = mix(look.wall, look.wood, 0.35)
     draw.rectangle(box(0.0, 0, 2 * half, 0.30), fill=(*rail, 150))  # panelling
     draw.rectangle(box(0.0, 0.30, 2 * half, 0.325), fill=shaded(rail, 0.8))
-    _window(draw, box, side * 0.56 * half, 0.62 * half, 0.46, max(1.08, 0.62 * top), unit)
-    _poster(draw, box, -side * 0.60 * half, 0.42 * half, 0.48, max(0.98, 0.5 * top), look)
+    _window(draw, box, side * 0.56 * half, 0.62 * half, 0.46, min(max(1.08, 0.62 * top), 0.92 * top), unit)
+    _poster(draw, box, -side * 0.60 * half, 0.42 * half, 0.48, min(max(0.98, 0.5 * top), 0.88 * top), look)
+    if top > TALL:
+        _bunting(draw, box, half, 0.9 * top, look)
     draw.rectangle(box(0.0, 0, 2 * half, 0.065), fill=look.wood)  # skirting board
     draw.rectangle(box(0.0, 0.05, 2 * half, 0.065), fill=shaded(look.wood, 1.35))
     _floor(draw, seed, look, width, height, foot, unit)
@@ -61,9 +65,9 @@ def _window(draw, box, x: float, w: float, low: float, high: float, unit: float)
     for y in range(upper, lower):
         share = (y - upper) / max(lower - upper, 1)
         draw.line((left, y, right, y), fill=mix(*SKY, share))
-    draw.ellipse(box(x - 0.1 * w, low - 0.2, 0.8 * w, low + 0.22), fill=HILL)
-    draw.rectangle(box(x, low - 0.21, w, low - 0.03), fill=FRAME)
-    draw.rectangle(box(x, low - 0.21, w + 0.2, low - 0.05), fill=(0, 0, 0, 0))
+    draw.chord(box(x - 0.08 * w, low - 0.19, 0.84 * w, low + 0.21), 180, 360, fill=HILL)
+    draw.chord(box(x + 0.3 * w, low - 0.1, 0.4 * w, low + 0.12), 180, 360, fill=shaded(HILL, 0.8))
+    draw.rectangle(box(x, low - 0.05, w, low), fill=FRAME)
     for part in (-1 / 6, 1 / 6):
         draw.rectangle(box(x + part * w, low, 0.03, high), fill=FRAME)
     middle = low + 0.62 * (high - low)
@@ -80,6 +84,16 @@ def _poster(draw, box, x: float, w: float, low: float, high: float, look: Look) 
     draw.ellipse(box(x + 0.1 * w, low + 0.5 * tall, 0.3 * w, low + 0.72 * tall), fill=dark)
     for k in (0.1, 0.22):
         draw.rectangle(box(x, low + k * tall, 0.75 * w, low + (k + 0.06) * tall), fill=dark)
+
+
+def _bunting(draw, box, half: float, high: float, look: Look) -> None:
+    """A string of pennants under the ceiling."""
+    count = max(3, round(2 * half / 0.22))
+    for k in range(count):
+        x = half * (2 * (k + 0.5) / count - 1)
+        string = high - 0.08 * (1 - (x / half) ** 2)
+        left, upper, right, lower = box(x, string - 0.12, 1.5 * half / count, string)
+        draw.polygon([(left, upper), (right, upper), ((left + right) / 2, lower)], fill=look.poster[k % 3])
 
 
 def _floor(draw, seed: int, look: Look, width: int, height: int, foot: float, unit: float) -> None:
@@ -100,7 +114,7 @@ def _floor(draw, seed: int, look: Look, width: int, height: int, foot: float, un
 def cast_shadow(body: Body, camera: Camera, canvas: Image.Image, dark: Image.Image, side: float) -> None:
     """Darken the canvas where the dancer shades the floor; side is where the light comes from, -1 or 1."""
     height, width = camera.frame_size
-    mask = Image.new("L", (width, height))
+    mask = Image.new("L", (SOFT * width, SOFT * height))
     draw = ImageDraw.Draw(mask)
     spots = []
     middle = body.pelvis * np.array([1.0, 0.0, 1.0])
@@ -111,14 +125,11 @@ def cast_shadow(body: Body, camera: Camera, canvas: Image.Image, dark: Image.Ima
         lift = max(float(ankle[1]) - 0.045, 0.0)
         spot = np.array([ankle[0] - 0.03 * side, 0.0, ankle[2] + 0.03])
         spots.append((spot, 0.11, 0.045, 1.0 / (1 + 12 * lift)))
-    for level in range(4):
-        for spot, wide, deep, strength in spots:
-            size = 1.25 - 0.22 * level
-            x, y = camera.project(spot) - 0.5
-            rx, ry = camera.scale * wide * size, max(camera.scale * deep * size, 0.6)
-            fill = round(255 * strength * (level + 1) / 4)
-            if fill > mask.getpixel((min(max(int(x), 0), width - 1), min(max(int(y), 0), height - 1))):
-                draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill=fill)
-    foot = int(camera.floor + camera.scale * math.sin(TILT) * WALL_DEPTH) + 1
-    mask.paste(0, (0, 0, width, foot))  # the wall gets none
+    for spot, wide, deep, strength in spots:
+        x, y = camera.project(spot) * SOFT - 0.5
+        rx, ry = (SOFT * camera.scale * radius for radius in (wide, deep))
+        draw.ellipse((x - rx, y - ry, x + rx, y + ry), fill=round(255 * strength))
+    mask = mask.filter(ImageFilter.GaussianBlur((SOFT * 0.03 * camera.scale, SOFT * 0.018 * camera.scale)))
+    foot = round(SOFT * (camera.floor + camera.scale * math.sin(TILT) * WALL_DEPTH))
+    mask.paste(0, (0, 0, SOFT * width, foot))  # the wall gets none
     canvas.paste(dark, (0, 0), mask.resize(canvas.size, Image.Resampling.BICUBIC))
