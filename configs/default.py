@@ -16,14 +16,21 @@ def get_config() -> ConfigDict:
     config.precision = "float32"  # of the features; bfloat16: mixed precision, for accelerators
 
     config.data = ConfigDict()
-    config.data.name = "real_clips"  # real_clips or frame_folder
+    config.data.name = "real_clips"  # real_clips, frame_folder or dancer
     config.data.dir = placeholder(str)  # frame_folder: the folder with train/ and val/
     config.data.cache = placeholder(str)  # prepared data; None = data/ of this clone
-    config.data.frame_size = placeholder(tuple)  # (H, W); None = (64, 32) real_clips, (32, 64) frame_folder
+    config.data.frame_size = placeholder(tuple)  # (H, W); None = (64, 32) real_clips, else (32, 64)
     config.data.stride = placeholder(int)  # frames between clip starts; None = no overlap
     config.data.frame_step = 1  # a training clip takes every n-th frame (evaluation takes every frame)
     config.data.shuffle = True  # order of the clips as a pure function of (seed, epoch)
     config.data.clips_per_epoch = placeholder(int)  # an epoch takes so many clips, each others; None = all
+
+    config.data.dancer = ConfigDict()  # the procedural dancer; sizes as in the lab's set, 30 frames a second
+    config.data.dancer.seed = 0  # of person, clothes, studio and dance
+    config.data.dancer.train_frames = 23410  # length of the one training recording
+    config.data.dancer.validation_frames = 630  # length of the one validation sequence
+    config.data.dancer.test_sequences = 5  # 0 = no test split
+    config.data.dancer.test_frames = 630  # length of each test sequence
 
     config.model = ConfigDict()
     config.model.frame_features = 128  # F

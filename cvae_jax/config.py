@@ -95,6 +95,11 @@ def _check_run(config: ConfigDict) -> None:
         "seed": 0,
         "data.stride": 1,
         "data.frame_step": 1,
+        "data.dancer.seed": 0,
+        "data.dancer.train_frames": 1,
+        "data.dancer.validation_frames": 1,
+        "data.dancer.test_sequences": 0,
+        "data.dancer.test_frames": 1,
         "model.position_octaves": 0,
         "eval.every": 1,
         "eval.samples": 1,
@@ -114,7 +119,7 @@ def _check_run(config: ConfigDict) -> None:
         value = values[field]
         if value is not None and not value >= smallest:
             raise UserError(f"config.{field} is {value!r}; give at least {smallest}.")
-    for field in ("seed", "eval.seed"):
+    for field in ("seed", "eval.seed", "data.dancer.seed"):
         if not values[field] < 2**32:
             raise UserError(f"config.{field} is {values[field]!r}; give a number below 2**32.")
     every, kept = config.checkpoint.every, config.checkpoint.save_every

@@ -71,12 +71,13 @@ def make_train_step(parts: Components) -> Callable:
 
 
 def load_data(config: ConfigDict) -> dict[str, list[datasets.Recording]]:
-    """Return the config's {'train', 'validation'} recordings, preparing them on first use."""
+    """Return the config's recordings by split, preparing them on first use."""
     return datasets.load(
         config.data.name,
         data_dir=config.data.dir,
         cache_dir=str(config.data.cache or DEFAULT_CACHE),
         frame_size=config.data.frame_size,
+        options={"dancer": config.data.dancer.to_dict()},
     )
 
 

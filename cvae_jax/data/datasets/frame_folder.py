@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets.prepared import RECORD_FRAMES, SPLITS, RecordingsBuilder, load_prepared
+from cvae_jax.data.datasets.prepared import RECORD_FRAMES, RecordingsBuilder, load_prepared
 from cvae_jax.errors import UserError
 
 DEFAULT_FRAME_SIZE = (32, 64)
@@ -115,7 +115,7 @@ def find_pairs(data_dir: str | None) -> dict[str, list[Pair]]:
             "--config.data.dir."
         )
     pairs = {}
-    for split in SPLITS:
+    for split in FOLDERS:
         _, frame_folder, label_folder = FOLDERS[split]
         for folder in (frame_folder, label_folder):
             if not (root / folder).is_dir():
@@ -214,7 +214,7 @@ def _content_key(
                 f"{path} cannot be read ({error.strerror}): make the file readable."
             ) from error
 
-    paths = [path for split in SPLITS for pair in pairs[split] for path in pair]
+    paths = [path for split in FOLDERS for pair in pairs[split] for path in pair]
     digest = hashlib.blake2b(f"{FORMAT} {frame_size}".encode(), digest_size=16)
     with _Pool(len(paths), "Checking files") as pool:
         for path, content in zip(paths, pool.map(hash_file, paths)):

@@ -27,7 +27,7 @@ from cvae_jax.errors import UserError
 
 RECORD_FRAMES = 512
 ABANDONED_AFTER = 24 * 60 * 60  # seconds without a change: what a killed preparation left behind
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")  # all that a data set can have, in this order
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
@@ -41,6 +41,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     """A TFDS builder of recordings; a subclass says which recordings a split has.
 
     frame_size: (H, W) of the frames and the labels.
+    splits: which of SPLITS there are.
     Other keywords are those of a TFDS builder.
     """
 
@@ -49,6 +50,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     # TFDS would look beside the code for checksums of downloads, of which there are none, and needs
     # a package for it that it does not install.
     code_path = None
+    splits: tuple[str, ...] = ("train", "validation")
 
     def __init__(self, *, frame_size: tuple[int, int], **keywords: Any) -> None:
         self.frame_size = frame_size
@@ -83,7 +85,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {split: self._generate_examples(split) for split in SPLITS}
+        return {split: self._generate_examples(split) for split in self.splits}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, piece in enumerate(self.records(split)):
@@ -107,13 +109,14 @@ def load_prepared(
     entry: the folder of this very content; it appears at once and complete, or not at all.
     make_builder: makes the builder that prepares into the folder it is given.
 
-    Returns the recordings of SPLITS, sorted by scene and name. Raises UserError where the cache
+    Returns the recordings of the builder's splits, sorted by scene and name. Raises UserError where the cache
     cannot be written, and what the builder raises.
     """
     if not entry.is_dir():
         _prepare(entry, make_builder)
     builder = tfds.builder_from_directory(os.fspath(entry))
-    return {split: _join(builder.as_data_source(split)) for split in SPLITS}
+    splits = [split for split in SPLITS if split in builder.info.splits]
+    return {split: _join(builder.as_data_source(split)) for split in splits}
 
 
 def _prepare(entry: pathlib.Path, make_builder: Callable[[str], RecordingsBuilder]) -> None:
