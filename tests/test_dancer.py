@@ -111,7 +111,7 @@ def test_the_dancer_stays_in_the_frame_and_on_the_floor(frame_size: tuple[int, i
     for index in range(0, 20000, 29):
         built = scene._body("train", 0, index)
         keypoints = body.keypoints(built, scene.camera)
-        assert np.isfinite(keypoints[rows]).all()
+        assert np.isfinite(keypoints[rows]).all() and np.isfinite(keypoints).sum() == 2 * len(rows)
         assert np.nanmin(keypoints) >= 0 and np.nanmax(keypoints) <= 1
         ankles = [built.joints[f"{side}_ankle"][1] for side in body.SIDES]
         assert -1e-9 <= min(ankles) - body.ANKLE < 0.2
@@ -127,7 +127,7 @@ def test_motion_is_smooth_and_there_is_some() -> None:
     scene = Scene(0, (32, 64))
     points = np.stack([scene.keypoints("train", 0, t) for t in range(600)]) * (64, 32)
     pixels = np.linalg.norm(np.diff(points, axis=0), axis=-1)
-    assert np.nanmax(pixels) < 6  # a punch or a kick; nothing jumps
+    assert np.nanmax(pixels) < 4.5  # a punch or a kick; nothing jumps
     assert np.nanquantile(pixels, 0.999) < 3
     assert np.nanmean(pixels) > 0.2
 
@@ -203,7 +203,7 @@ def test_a_process_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(workers, "_start", stillborn)
     with pytest.raises(RuntimeError, match="paints the dancer died"):
-        list(workers.render_all(Scene(0, SIZE), [workers.Job("train", 0, 0, 2)]))
+        list(workers.render_all(Scene(0, SIZE), [workers.Job("train", 0, t, t + 1) for t in range(9)]))
 
 
 def test_painting_processes_import_no_framework() -> None:

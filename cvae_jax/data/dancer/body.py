@@ -14,7 +14,7 @@ import numpy as np
 
 from cvae_jax.data.dancer.choreography import Foot, Posture
 from cvae_jax.data.dancer.moves import LEFT
-from cvae_jax.data.pose import LANDMARKS, landmark_index
+from cvae_jax.data.pose import LANDMARKS, USED_LANDMARKS, landmark_index
 
 SIDES = ("left", "right")
 THIGH, SHIN, UPPER_ARM, FOREARM = 0.245, 0.235, 0.165, 0.145
@@ -31,7 +31,7 @@ TILT = 0.16  # radians by which the camera looks down
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """Joints in space, (3,) each, by their names in LANDMARKS, and the frames of torso and head.
+    """Joints in space, (3,) each, by their names in LANDMARKS (hands, neck and head besides), and frames.
 
     The columns of a frame (3, 3) point to the person's left, up and forwards.
     """
@@ -166,10 +166,9 @@ class Camera(NamedTuple):
 
 
 def keypoints(body: Body, camera: Camera) -> np.ndarray:
-    """Return (33, 2) in [0, 1] of the frame's width and height, NaN for landmarks this body lacks."""
+    """Return (33, 2) in [0, 1] of the frame's width and height, NaN for landmarks not in USED_LANDMARKS."""
     points = np.full((len(LANDMARKS), 2), np.nan)
     height, width = camera.frame_size
-    names = [name for name in LANDMARKS if name in body.joints]
-    pixels = camera.project(np.stack([body.joints[name] for name in names]))
-    points[[landmark_index(name) for name in names]] = pixels / np.array([width, height])
+    pixels = camera.project(np.stack([body.joints[name] for name in USED_LANDMARKS]))
+    points[[landmark_index(name) for name in USED_LANDMARKS]] = pixels / np.array([width, height])
     return points

@@ -56,7 +56,7 @@ def between(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     """Return unit directions (..., 3) between one and the other; opposite ones pass in front outside."""
     one, other = units(one), units(other)
     opposed = np.maximum(-np.sum(one * other, axis=-1, keepdims=True), 0)
-    detour = 4 * share * (1 - share) * opposed * np.array([0.8, 0.0, 0.5])
+    detour = 4 * share * (1 - share) * opposed * np.array([0.9, 0.0, 0.9])
     return units((1 - share) * one + share * other + detour)
 
 
@@ -124,9 +124,9 @@ def _punch(u: float, style: Style) -> Arms:
 
 
 def _disco(u: float, style: Style) -> Arms:
-    share = 0.5 - 0.5 * math.cos(2 * math.pi * style.cycles * u)
-    high = arm((0.7, 0.75, 0.15), (0.75, 0.75, 0.1))
-    low = arm((0.1, -0.75, 0.6), (-0.65, -0.6, 0.5))
+    share = 0.5 - 0.5 * math.cos(2 * math.pi * min(style.cycles, 2) * u)
+    high = arm((0.7, 0.75, 0.15), (0.75, 0.7, 0.3))
+    low = arm((0.2, -0.65, 0.75), (-0.5, -0.45, 0.8))
     return _both(between(low, high, share), AKIMBO, style.side)
 
 

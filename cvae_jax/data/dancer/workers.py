@@ -59,9 +59,10 @@ def render_all(scene: Scene, jobs: list[Job]) -> Iterator[np.ndarray]:
             pixels = worker.stdout.read(int(np.prod(shape)))
         except BrokenPipeError:
             pixels = b""
+        finally:
+            free.put(worker)  # a dead one too: who gets it next must not wait for ever
         if len(pixels) != np.prod(shape):
             raise RuntimeError(f"A process that paints the dancer died (status {worker.wait()}).")
-        free.put(worker)
         return np.frombuffer(pixels, np.uint8).reshape(shape)
 
     threads = concurrent.futures.ThreadPoolExecutor(max(count, 1))

@@ -20,7 +20,7 @@ from cvae_jax.errors import UserError
 
 DEFAULT_FRAME_SIZE = (32, 64)
 SCENE = "dancer"
-FORMAT = "2"  # goes up when the same options would give other pixels
+FORMAT = "4"  # goes up when the same options would give other pixels
 JOB_FRAMES = 64  # painted by one process at a time; divides RECORD_FRAMES
 
 
