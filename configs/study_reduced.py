@@ -2,8 +2,9 @@
 
     python study.py --config=configs/study_reduced.py --workdir=S
 
-The schedules are the report's, epoch by epoch; what is reduced, the same for every run, is the frame, the
-model, the batch and the epoch (16 clips), and the learning rate is raised for the fewer steps.
+The schedules are the report's, epoch by epoch. Reduced, the same for every run: the frame (32 x 32), the
+model's width, the batch (2), the clip (6 frames) and the epoch (32 clips); the learning rate is ten times the
+report's, for 1,600 steps in place of 14,700.
 """
 
 from configs import study
@@ -14,16 +15,17 @@ def get_config():
     config.name = "study_reduced"
     base = config.base
     base.batch_size = 2
+    base.clip_length = 6
     base.data.frame_size = (32, 32)
     base.data.stride = 1
-    base.data.clips_per_epoch = 16
-    base.model.frame_features = 8
-    base.model.label_features = 4
+    base.data.clips_per_epoch = 32
+    base.model.frame_features = 16
+    base.model.label_features = 8
     base.model.latent_channels = 4
-    base.model.decoder_features = 16
-    base.learning_rate.peak = 2e-3
-    base.learning_rate.end = 2e-5
-    base.eval.every = 5
+    base.model.decoder_features = 32
+    base.learning_rate.peak = 1e-3
+    base.learning_rate.end = 1e-5
+    base.eval.every = 10
     base.eval.samples = 1
     base.checkpoint.every = 10
     base.checkpoint.keep = 1

@@ -43,7 +43,7 @@ class Checkpoints:
       read_only: only restore.
     """
 
-    # Whose save may still be in flight. Runs side by side in one process save one after the other: orbax makes
+    # Whose save may still be in flight. Runs side by side in a process save one after the other: orbax makes
     # its folders in the background under counters that the whole process shares.
     _latest: Checkpoints | None = None
 

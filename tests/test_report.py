@@ -284,9 +284,10 @@ def test_markdown_table_is_aligned_and_escaped():
         markdown_table(["a", "b"], [["only one"]])
 
 
-def result(name, psnr, sees_target=False, interval=None, ssim=0.9, **more):
-    row = {"name": name, "psnr": psnr, "psnr_ci95": interval, "ssim": ssim}
-    return {**row, "per_frame_psnr": [psnr], "sees_target": sees_target, **more}
+def result(name, psnr, sees_target=False, interval=None, ssim=0.9, spread=None, **more):
+    row = {"name": name, "psnr": psnr, "psnr_ci95": interval, "ssim": ssim, "ssim_ci95": None}
+    row |= {"psnr_seed_std": spread, "per_frame_psnr": [psnr], "sees_target": sees_target}
+    return row | more
 
 
 def test_results_table_in_full():
@@ -299,15 +300,20 @@ def test_results_table_in_full():
             "z": {"prior": "N(0, I)", "scale": None},
         },
         "rows": [
-            result("prior", 27.126, interval=[26.0, 28.5]),
+            result("prior", 27.126, interval=[26.0, 28.5], spread=0.123, ssim_ci95=[0.8, 0.95]),
             result("star_prior", 20.0, scene="star_jump"),
             result("prior_best_of_N", 28.0, n=10, ssim=None),
+            result("prior_scaled", 27.5, temperature=0.5),
             result("posterior", 31.5, sees_target=True, ssim=0.98765),
             result("posterior", None, sees_target=True, scene="star_jump"),
             result("prior", float("nan"), scene="beam_cam1"),
         ],
-    }
-    assert results_table(results).splitlines() == [
+        "latents": {
+            "kl_nats_per_frame": 12.345, "active_units": 20, "active_units_share": 0.05, "psnr_gap": 1.5
+        },
+    }  # fmt: skip
+    lines = results_table(results).splitlines()
+    assert lines[:21] == [
         "### Protocol",
         "",
         "- split: validation",
@@ -318,26 +324,24 @@ def test_results_table_in_full():
         "",
         "### Mean over scenes",
         "",
-        "|                  | PSNR (dB) |  95 % interval |  SSIM |",
-        "| ---------------- | --------: | -------------: | ----: |",
-        "| prior            |     27.13 | [26.00, 28.50] | 0.900 |",
-        "| prior_best_of_10 |     28.00 |              - |     - |",
-        "| posterior †      |     31.50 |              - | 0.988 |",
+        "|                  | PSNR (dB) | 95 % over clips | over draws |  SSIM | 95 % over clips |",
+        "| ---------------- | --------: | --------------: | ---------: | ----: | --------------: |",
+        "| prior            |     27.13 |  [26.00, 28.50] |     ± 0.12 | 0.900 |  [0.800, 0.950] |",
+        "| prior_best_of_10 |     28.00 |               - |          - |     - |               - |",
+        "| prior_scaled_0.5 |     27.50 |               - |          - | 0.900 |               - |",
+        "| posterior †      |     31.50 |               - |          - | 0.988 |               - |",
         "",
         "### Scene star_jump",
         "",
-        "|             | PSNR (dB) | 95 % interval |  SSIM |",
-        "| ----------- | --------: | ------------: | ----: |",
-        "| star_prior  |     20.00 |             - | 0.900 |",
-        "| posterior † |         - |             - | 0.900 |",
-        "",
-        "### Scene beam_cam1",
-        "",
-        "|       | PSNR (dB) | 95 % interval |  SSIM |",
-        "| ----- | --------: | ------------: | ----: |",
-        "| prior |         - |             - | 0.900 |",
-        "",
+        "|             | PSNR (dB) | 95 % over clips | over draws |  SSIM | 95 % over clips |",
+        "| ----------- | --------: | --------------: | ---------: | ----: | --------------: |",
+    ]
+    assert lines[-5:] == [
         "† sees the frame it predicts, or the true frame before it: not a prediction.",
+        "",
+        "### Latents",
+        "",
+        "KL 12.3 nats per frame; 20 active units (5.0 %); posterior minus prior +1.500 dB.",
     ]
 
 

@@ -131,7 +131,7 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Any]) -> list[tuple[str
     for suffix, names in (("", asked.schedules), ("_scaled", asked.schedules_scaled)):
         if not names:
             continue
-        which = " with the KL per latent element" if suffix else ""
+        which = " with the KL per latent element and a small weight" if suffix else ""
         add(f"2_schedules{suffix}.png", f"Figure 2. The schedules of beta{which}, and the training loss.",
             figures.save_schedules, course(names))  # fmt: skip
         add(f"3_validation{suffix}.png", f"Figure 3. Validation loss and PSNR{which}.",

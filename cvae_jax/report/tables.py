@@ -36,9 +36,10 @@ def results_table(results: dict) -> str:
     """Returns the contents of eval/results.json as Markdown.
 
     First the protocol, which no number goes without; then the rows without a scene, in their
-    order; then a table for each scene. PSNR is in dB, to two digits, SSIM to three. Rows that see
-    their target carry a mark and a footnote.
-    Raises KeyError for a row that lacks name, psnr, psnr_ci95, ssim or sees_target.
+    order; then a table for each scene; then what the latents carry. PSNR is in dB, to two digits,
+    SSIM to three, each with its interval over clips; "over draws" is the standard deviation of the
+    PSNR over sampling seeds. Rows that see their target carry a mark and a footnote.
+    Raises KeyError for a row that lacks name, sees_target, or a metric, its interval or the spread.
     """
     rows = results["rows"]
     scenes = list(dict.fromkeys(row["scene"] for row in rows if row.get("scene") is not None))
@@ -48,10 +49,18 @@ def results_table(results: dict) -> str:
     for title, scene in groups:
         chosen = [_cells(row) for row in rows if row.get("scene") == scene]
         if chosen:
-            header = ("", "PSNR (dB)", "95 % interval", "SSIM")
+            header = ("", "PSNR (dB)", "95 % over clips", "over draws", "SSIM", "95 % over clips")
             parts += [f"### {title}", markdown_table(header, chosen)]
     if any(row["sees_target"] for row in rows):
         parts.append(_FOOTNOTE)
+    if "latents" in results:
+        told = results["latents"]
+        parts += [
+            "### Latents",
+            f"KL {told['kl_nats_per_frame']:.3g} nats per frame; {told['active_units']} active units "
+            f"({100 * told['active_units_share']:.1f} %); posterior minus prior "
+            f"{told['psnr_gap']:+.3f} dB.",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -69,19 +78,39 @@ def _plain(value: object) -> str:
     return _MISSING if value is None else str(value)
 
 
-def _cells(row: dict) -> list[str]:
+def row_name(row: dict) -> str:
+    """Returns a row's name as tables show it: with N and the temperature, marked if it sees its target."""
     name = row["name"]
     if name == "prior_best_of_N":
         name = f"prior_best_of_{row['n']}"
-    interval = row["psnr_ci95"]
-    if interval is not None:
-        interval = f"[{_number(interval[0], 2)}, {_number(interval[1], 2)}]"
+    if name == "prior_scaled":
+        name = f"prior_scaled_{row['temperature']:g}"
+    return f"{name} {_MARK}" if row["sees_target"] else name
+
+
+def with_interval(row: dict, metric: str, digits: int = 2) -> str:
+    """Returns a metric of a row with its interval over clips in one cell."""
+    interval = _interval(row[f"{metric}_ci95"], digits)
+    number = _number(row[metric], digits)
+    return number if interval == _MISSING else f"{number} {interval}"
+
+
+def _cells(row: dict) -> list[str]:
+    spread = row["psnr_seed_std"]
     return [
-        f"{name} {_MARK}" if row["sees_target"] else name,
+        row_name(row),
         _number(row["psnr"], 2),
-        interval or _MISSING,
+        _interval(row["psnr_ci95"], 2),
+        _MISSING if spread is None else f"± {_number(spread, 2)}",
         _number(row["ssim"], 3),
+        _interval(row["ssim_ci95"], 3),
     ]
+
+
+def _interval(interval: Sequence[float] | None, digits: int) -> str:
+    if interval is None:
+        return _MISSING
+    return f"[{_number(interval[0], digits)}, {_number(interval[1], digits)}]"
 
 
 def _number(value: int | float | None, digits: int) -> str:
