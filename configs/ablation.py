@@ -15,15 +15,15 @@ ROWS = {
     "kl_per_element": ("loss.kl",),
     "loss_unclamped": ("loss.clamp", "loss.divide_recon_by_batch"),
     "no_forcing": ("teacher_forcing.kind", "teacher_forcing.initial"),
+    "learning_rate": tuple(f"learning_rate.{f}" for f in ("peak", "end", "per", "warmup_epochs")),
     "features_uncut": ("rollout.cut_previous_features",),
-    "learning_rate": ("learning_rate.peak", "learning_rate.end", "learning_rate.per"),
     "residual": ("model.output",),
     "positions": ("model.position_octaves",),
     "l1_mse": ("loss.reconstruction",),
     "ema": ("optimizer.ema_decay",),
 }
 # At this width and with so few steps.
-NARROW = {"learning_rate.peak": 4e-3, "optimizer.ema_decay": 0.98}
+NARROW = {"learning_rate.peak": 2e-3, "optimizer.ema_decay": 0.98}
 
 
 def get_config() -> ConfigDict:

@@ -16,6 +16,7 @@ CHANGES = {
     "learning_rate.peak": 1e-3,
     "learning_rate.end": 0.0,
     "learning_rate.per": "step",
+    "learning_rate.warmup_epochs": 2,
     "model.output": "residual",
     "model.position_octaves": 5,
     "loss.reconstruction": "l1_mse",

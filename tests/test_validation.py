@@ -144,7 +144,8 @@ def test_best_of_n_is_chosen_per_clip_and_metric():
         samples.add(Scored(0, clip, None, scores, n))
     np.testing.assert_allclose(samples.mean.psnr, [14, 18])
     assert samples.mean.samples == (15.0, 17.0)
-    np.testing.assert_allclose(samples.best.psnr, [18, 16])  # mean 17, of 15, 17, 15.5; the fourth is not asked
+    # Means 15, 17 and 15.5; the fourth is not asked.
+    np.testing.assert_allclose(samples.best.psnr, [18, 16])
     np.testing.assert_allclose(samples.best.ssim, [0.9, 0.9])
 
 
