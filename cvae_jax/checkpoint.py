@@ -16,7 +16,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from cvae_jax.config import Components
 from cvae_jax.errors import UserError
+from cvae_jax.models.cvae import init_variables
 from cvae_jax.train_state import TrainState
 
 FOLDER = "checkpoints"
@@ -150,6 +152,21 @@ class Checkpoints:
             if Checkpoints._latest is self:
                 Checkpoints._latest = None
             self._manager.close()
+
+
+def restore_for_evaluation(
+    parts: Components, workdir: Path, which: str, frame_size: tuple[int, int]
+) -> tuple[dict, int, Progress]:
+    """Return the variables of a checkpoint to evaluate with, its step, and how far training was.
+
+    which: 'best', 'last' or a step. The averaged parameters are taken where they are kept. Raises UserError
+    where there is no such checkpoint or it cannot be read.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.find(which)
+        template = TrainState.create(init_variables(parts.model, 0, frame_size), parts.optimizer)
+        state, progress = checkpoints.restore(template, step)
+    return state.evaluation_variables, step, progress
 
 
 def checkpoint_metrics(row: dict[str, Any]) -> dict[str, float] | None:

@@ -14,18 +14,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cvae_jax.baselines import Baselines
-from cvae_jax.checkpoint import Checkpoints
+from cvae_jax.checkpoint import restore_for_evaluation
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording, data_hash, extend, to_unit
 from cvae_jax.errors import UserError
 from cvae_jax.files import replacing
 from cvae_jax.metrics import bootstrap_ci, psnr_per_frame, ssim_per_frame
-from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices
 from cvae_jax.progress import clip_bar
 from cvae_jax.report import figures, tables
 from cvae_jax.train import METRICS_FILE, load_data
-from cvae_jax.train_state import TrainState
 from cvae_jax.validation import Scored, Validator, latents
 
 FPS = 10
@@ -95,18 +93,15 @@ def score(
 ) -> Evaluation:
     """Score a run's checkpoint on the clips of a split, without writing anything; see `evaluate`."""
     parts = Components.build(config)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = checkpoints.find(checkpoint)
-        data = load_data(config)
-        recordings = of_split(data, split, config.data.name)
-        frame_size = recordings[0].frames.shape[1:3]
-        variables = init_variables(parts.model, config.seed, frame_size)
-        template = TrainState.create(variables, parts.optimizer)
-        state, progress = checkpoints.restore(template, step)
+    data = load_data(config)
+    recordings = of_split(data, split, config.data.name)
+    variables, step, progress = restore_for_evaluation(
+        parts, workdir, checkpoint, recordings[0].frames.shape[1:3]
+    )
     validator = Validator(
         parts, Devices(devices), config.eval.batch_size, config.eval.chunk, with_ssim=True
     )
-    scores, pictures, told = score_model(config, validator, state.evaluation_variables, recordings)
+    scores, pictures, told = score_model(config, validator, variables, recordings)
     if baselines:
         scores |= score_baselines(data["train"], recordings)
     results = {

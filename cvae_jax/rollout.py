@@ -155,13 +155,19 @@ def predict(
     noise: Noise,
     *,
     temperature: float | Scalar = 1.0,
+    previous: Num[Array, "b h w c"] | None = None,
+    start: int | Integer[Array, ""] = 0,
     emit: Callable[[Array, Scalar], Any] = lambda frame, t: frame,
-    reference: Float[Array, "b h w 6"] | None = None,
 ) -> Any:
     """Generate a video from its first frame and labels, with z = temperature * noise.
 
-    To go on from a predicted frame give it as `first`, and as `reference` what the clip started from
-    (`clip_reference`); by default that is `first` and labels[:, 0].
+    A long video can be generated in pieces: the piece that begins with frame start + 1 is given `previous`,
+    frame number `start`, and labels of which labels[:, 0] belongs to the clip's first frame and
+    labels[:, k] to frame start + k.
+
+    Args:
+      previous: the frame to go on from; None for the first frame.
+      start: the number of that frame; the steps are start + 1 .. start + T-1, for noise and emit too.
 
     Returns:
       What was emitted (by default frames in [0, 1]), time-major (T-1, ...). labels[:, 0] is used by the
@@ -178,17 +184,16 @@ def predict(
         )
         return None, jnp.clip(raw, 0.0, 1.0)
 
-    if reference is None:
-        reference = clip_reference(first, labels)
-    constant = {"reference": reference, "mask": mask}
+    constant = {"reference": clip_reference(first, labels), "mask": mask}
 
     def body(previous: Array, t: Scalar) -> tuple[Array, Any]:
-        label = frame_at(labels, t)
+        label = frame_at(labels, t - start)
         changing = {"previous": previous, "label": label, "z": temperature * noise(t)}
         _, frame = over_groups(model, next_frame, None, constant | changing)
         return frame, emit(frame, t)
 
-    return lax.scan(body, first, step_numbers(labels))[1]
+    begin = first if previous is None else as_float(previous)
+    return lax.scan(body, begin, start + step_numbers(labels))[1]
 
 
 @flax.struct.dataclass

@@ -152,22 +152,19 @@ def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
         first, previous, start = as_float(batch["first"]), batch["previous"], controls["start"]
         targets = as_float(batch["frames"])
         labels = jnp.concatenate([batch["first_label"][:, None], batch["labels"]], axis=1)
-        reference = clip_reference(first, labels)
         keys = address(controls["seed"], EVALUATION_STREAM, batch["index"], batch["sample"])
-        drawn = clip_noise(keys, (*first.shape[1:3], model.latent_channels))
-
-        def noise(t: Array) -> Array:
-            return drawn(start + t)
+        noise = clip_noise(keys, (*first.shape[1:3], model.latent_channels))
 
         if mode == "prior":
             moments = None
 
             def emit_prior(frame, t):
-                return frame, score(frame, lax.dynamic_index_in_dim(targets, t - 1, 1, False))
+                target = lax.dynamic_index_in_dim(targets, t - start - 1, 1, keepdims=False)
+                return frame, score(frame, target)
 
             frames, out = predict(
-                model, variables, previous, labels, noise,
-                temperature=controls["temperature"], emit=emit_prior, reference=reference,
+                model, variables, first, labels, noise, temperature=controls["temperature"],
+                previous=previous, start=start, emit=emit_prior,
             )  # fmt: skip
         else:
 
@@ -188,8 +185,8 @@ def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
             forced = jnp.zeros(targets.shape[1], bool)
             zeros = jnp.zeros((len(previous), *first.shape[1:3], model.latent_channels))
             ((frames, out), moments), _ = reconstruct(
-                model, variables, clips, noise, forced,
-                emit=emit_posterior, accumulate=([zeros, zeros], add), reference=reference,
+                model, variables, clips, lambda t: noise(start + t), forced, emit=emit_posterior,
+                accumulate=([zeros, zeros], add), reference=clip_reference(first, labels),
             )  # fmt: skip
         out["frames"] = jnp.round(255.0 * frames).astype(jnp.uint8)
         out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out) | {"previous": frames[-1]}

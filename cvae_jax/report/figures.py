@@ -3,7 +3,6 @@
 Videos are uint8 frames of shape (T, H, W, 3). Every file appears whole or not at all.
 """
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -11,20 +10,24 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from cvae_jax.files import replacing
-
-Frames = UInt8[np.ndarray, "t h w 3"]
+from cvae_jax.report.canvas import (
+    BACKGROUND,
+    BAR,
+    GAP,
+    Columns,
+    Frames,
+    check_videos,
+    scale_to,
+    text_width,
+    write,
+)
 
 # Curves whose numbers come from looking at the frame to predict; a name may say more after these.
 SEES_TARGET = ("posterior", "copy_previous")
 
-_FONT = ImageFont.load_default(14)
-_BAR = 22  # height of a line of text, in pixels
-_GAP = 6  # between neighbouring pictures, in pixels
-_BACKGROUND = 255
-_INK = 0
 _GRAYS = 16  # palette entries of a GIF kept for the text
 
 
@@ -44,34 +47,23 @@ def save_gif(
     Raises TypeError for frames that are not uint8, and ValueError for no column, videos that are
     empty or differ in shape, or fps that is not positive.
     """
-    _check_videos(columns)
     if not fps > 0:
         raise ValueError(f"fps is {fps}; it must be positive.")
-    count, height, width, _ = next(iter(columns.values())).shape
-    scale = scale or _scale_to(height, width, 256)
-    cell = max([width * scale] + [_text_width(name) for name in columns])
-    canvas_width = len(columns) * (cell + _GAP) + _GAP
-    captions = Image.new("L", (canvas_width, _BAR + height * scale + _BAR), _BACKGROUND)
-    lefts = [_GAP + index * (cell + _GAP) for index in range(len(columns))]
-    for left, name in zip(lefts, columns, strict=True):
-        _write(captions, left + cell // 2, _BAR // 2, name)
-    margin = (cell - width * scale) // 2
+    layout = Columns.of(columns, scale)
+    width = next(iter(columns.values())).shape[2]
     images = []
-    for index in range(count):
+    for index in range(layout.count):
         # Colours are chosen on the small frames: quicker, and every pixel stays one colour.
         joined = np.concatenate([frames[index] for frames in columns.values()], axis=1)
         small = Image.fromarray(joined).quantize(
             256 - _GRAYS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE
         )
-        gray = captions.copy()
-        _write(gray, canvas_width // 2, gray.height - _BAR // 2, f"frame {index} of {count}")
-        canvas = gray.point(lambda value: 256 - _GRAYS + value * _GRAYS // 256)
+        canvas = layout.page(index).point(lambda value: 256 - _GRAYS + value * _GRAYS // 256)
         canvas = Image.frombytes("P", canvas.size, canvas.tobytes())
         canvas.putpalette(_palette(small))
-        for column, left in enumerate(lefts):
-            part = small.crop((column * width, 0, (column + 1) * width, height))
-            part = part.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            canvas.paste(part, (left + margin, _BAR))
+        for column, corner in enumerate(layout.corners):
+            part = small.crop((column * width, 0, (column + 1) * width, small.height))
+            canvas.paste(part.resize(layout.size, Image.Resampling.NEAREST), corner)
         images.append(canvas)
     with replacing(path) as partial:
         images[0].save(
@@ -93,26 +85,26 @@ def image_strip(rows: dict[str, Frames], every: int = 1) -> UInt8[np.ndarray, "h
     Raises TypeError for frames that are not uint8, and ValueError for no row, videos that are empty
     or differ in shape, or `every` below 1.
     """
-    _check_videos(rows)
+    check_videos(rows)
     if every < 1:
         raise ValueError(f"every is {every}; it must be at least 1.")
     count, height, width, _ = next(iter(rows.values())).shape
     shown = range(0, count, every)
-    scale = _scale_to(height, width, 128)
-    cell = max([width * scale] + [_text_width(str(index)) for index in shown])
-    left = max(_text_width(name) for name in rows) + 2 * _GAP
-    size = (left + len(shown) * (cell + _GAP), _BAR + len(rows) * (height * scale + _GAP))
-    strip = Image.new("RGB", size, (_BACKGROUND,) * 3)
+    scale = scale_to(height, width, 128)
+    cell = max([width * scale] + [text_width(str(index)) for index in shown])
+    left = max(text_width(name) for name in rows) + 2 * GAP
+    size = (left + len(shown) * (cell + GAP), BAR + len(rows) * (height * scale + GAP))
+    strip = Image.new("RGB", size, (BACKGROUND,) * 3)
     for column, index in enumerate(shown):
-        _write(strip, left + column * (cell + _GAP) + cell // 2, _BAR // 2, str(index))
+        write(strip, left + column * (cell + GAP) + cell // 2, BAR // 2, str(index))
     for row, (name, frames) in enumerate(rows.items()):
-        top = _BAR + row * (height * scale + _GAP)
-        _write(strip, left // 2, top + height * scale // 2, name)
+        top = BAR + row * (height * scale + GAP)
+        write(strip, left // 2, top + height * scale // 2, name)
         for column, index in enumerate(shown):
             frame = Image.fromarray(frames[index])
             frame = frame.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             margin = (cell - width * scale) // 2
-            strip.paste(frame, (left + column * (cell + _GAP) + margin, top))
+            strip.paste(frame, (left + column * (cell + GAP) + margin, top))
     return np.array(strip)
 
 
@@ -201,30 +193,6 @@ _CURVE_KEYS = (
     "val_psnr_prior",
     "val_psnr_posterior",
 )
-
-
-def _check_videos(videos: dict[str, Frames]) -> None:
-    for name, frames in videos.items():
-        if frames.dtype != np.uint8:
-            raise TypeError(f"the frames of {name} hold {frames.dtype}; convert them to uint8.")
-    shapes = {name: frames.shape for name, frames in videos.items()}
-    first = next(iter(shapes.values()), (0,))
-    if 0 in first or len(set(shapes.values())) != 1:
-        raise ValueError(f"a picture needs videos of one shape and not empty, not {shapes}.")
-
-
-def _scale_to(height: int, width: int, wanted: int) -> int:
-    return max(1, round(wanted / max(height, width)))
-
-
-def _text_width(text: str) -> int:
-    return math.ceil(_FONT.getlength(text)) + 2
-
-
-def _write(image: Image.Image, x: int, y: int, text: str) -> None:
-    """Writes text centred on a point."""
-    ink = _INK if image.mode == "L" else (_INK,) * 3
-    ImageDraw.Draw(image).text((x, y), text, ink, _FONT, anchor="mm")
 
 
 def _palette(small: Image.Image) -> list[int]:

@@ -179,6 +179,32 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
         return image.size
 
 
+def read_folder(folder: pathlib.Path, frame_size: tuple[int, int]) -> np.ndarray:
+    """A folder's PNG files in the order of their numbers, uint8 (T, H, W, 3) at frame_size (H, W).
+
+    Raises UserError where the folder is missing or empty, and for names, images or sizes that do
+    not fit.
+    """
+    paths = list_folder(folder)
+    with _Pool(len(paths), f"Decoding {folder.name}") as pool:
+        read = pool.map(lambda path: read_image(path, frame_size), paths)
+    for path, (_, size) in zip(paths, read):
+        if size != read[0][1]:
+            raise UserError(
+                f"{path} is {size[0]} x {size[1]} pixels, while {paths[0].name} beside it is "
+                f"{read[0][1][0]} x {read[0][1][1]}: give all images of a folder the same size."
+            )
+    return np.stack([image for image, _ in read])
+
+
+def list_folder(folder: pathlib.Path) -> list[pathlib.Path]:
+    """A folder's PNG files in the order of their numbers; UserError if it is none or has none."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: give one that holds numbered PNG files.")
+    files = _numbered(folder)
+    return [files[number] for number in sorted(files)]
+
+
 @contextlib.contextmanager
 def _open_image(path: pathlib.Path) -> Iterator[Image.Image]:
     """Opens an image; what Pillow finds wrong with the file, here or inside, is a UserError."""

@@ -5,7 +5,9 @@ Where they come from and under which licence: `real_clips/LICENSE.txt`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from cvae_jax.data import pose
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.datasets.prepared import RecordingsBuilder, load_prepared
 from cvae_jax.errors import UserError
@@ -67,6 +70,23 @@ def read_strip(name: str) -> np.ndarray:
     rows, columns = strip.shape[0] // height, strip.shape[1] // width
     cells = strip.reshape(rows, height, columns, width, 3).transpose(0, 2, 1, 3, 4)
     return cells.reshape(rows * columns, height, width, 3)
+
+
+@functools.cache
+def read_keypoints() -> dict[str, np.ndarray]:
+    """The keypoints that the labels were drawn from, by scene: float64 (T, 33, 2) of the whole clip.
+
+    x and y in [0, 1] of the frame's width and height, in the order of pose.LANDMARKS; NaN where a label
+    uses none.
+    """
+    stored = json.loads((STRIPS / "keypoints.json").read_text(encoding="utf-8"))
+    rows = [pose.landmark_index(name) for name in stored["landmarks"]]
+    found = {}
+    for scene, clip in stored["clips"].items():
+        known = np.array(clip["keypoints"])
+        found[scene] = np.full((len(known), len(pose.LANDMARKS), 2), np.nan)
+        found[scene][:, rows] = known
+    return found
 
 
 def load(

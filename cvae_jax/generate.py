@@ -1,0 +1,199 @@
+"""Videos from a trained run: from images, from a clip, after another clip's motion, or as a submission."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cvae_jax import submission, transfer
+from cvae_jax.checkpoint import restore_for_evaluation
+from cvae_jax.config import Components
+from cvae_jax.data.clips import Recording
+from cvae_jax.data.datasets import frame_folder
+from cvae_jax.errors import UserError
+from cvae_jax.parallel import Devices
+from cvae_jax.report import figures, video
+from cvae_jax.sampling import Prompt, Sampler
+from cvae_jax.train import load_data
+
+FOLDER = "generated"  # in the workdir, where no --out is given
+SAMPLES = 3
+STRIP_FRAMES = 12  # about as many are shown in a film strip
+MODES = "--first=PNG with --labels=FOLDER, --clip=NAME, --person=CLIP with --drive=CLIP, or --csv=FILE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to generate, as the door's flags say it; None is a flag that was not given.
+
+    Attributes:
+      first, labels: a PNG and a folder of numbered PNGs, one per frame of the video, the first included.
+      clip: name or scene of a recording of the run's data set.
+      person, drive: names or scenes: the first person moves as the second does.
+      csv: where the lab's submission goes.
+      samples: how many are drawn; None: 3, and 1 of another's motion and in a submission.
+      seed, temperature: of z = temperature * N(0, I).
+      fps: of the GIF and the MP4.
+
+    Raises UserError unless one thing is asked for, with values in their range.
+    """
+
+    first: str | None = None
+    labels: str | None = None
+    clip: str | None = None
+    person: str | None = None
+    drive: str | None = None
+    csv: str | None = None
+    checkpoint: str = "best"
+    out: str | None = None
+    samples: int | None = None
+    seed: int = 0
+    temperature: float = 1.0
+    fps: float = 10.0
+
+    def __post_init__(self) -> None:
+        for one, other in (("first", "labels"), ("person", "drive")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise UserError(f"--{one} and --{other} go together; give both.")
+        asked = [f"--{m}" for m in ("first", "clip", "person", "csv") if getattr(self, m) is not None]
+        if not asked:
+            raise UserError(f"Nothing to generate; give {MODES}.")
+        if len(asked) > 1:
+            raise UserError(f"{' and '.join(asked)} cannot go together; give one of {MODES}.")
+        if self.csv is not None and self.samples not in (None, 1):
+            raise UserError(f"--samples is {self.samples}, but a submission holds one; leave it out.")
+        if self.samples is not None and self.samples < 1:
+            raise UserError(f"--samples is {self.samples}; give at least 1.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed is {self.seed}; give a number from 0 and below 2**32.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"--temperature is {self.temperature}; give a finite number, 0 or more.")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise UserError(f"--fps is {self.fps}; give a finite number above 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A prompt and the videos (T, H, W, 3) that are shown before and after what was generated."""
+
+    prompt: Prompt
+    before: dict[str, np.ndarray]
+    after: dict[str, np.ndarray]
+
+
+def generate(
+    config: ConfigDict, workdir: Path, request: Request, devices: Sequence[jax.Device] | None = None
+) -> list[Path]:
+    """Generate what is asked for with a checkpoint of the run in `workdir`; returns the files written.
+
+    Raises UserError where the checkpoint, the data or the images are not there or cannot be read.
+    """
+    parts = Components.build(config)
+    out = Path(request.out) if request.out else workdir / FOLDER
+    _make_folder(out, "--out")
+    sampler = Sampler(parts, Devices(devices), config.eval.batch_size)
+    if request.csv is not None:
+        _make_folder(Path(request.csv).parent, "--csv")
+        if Path(request.csv).is_dir():
+            raise UserError(f"--csv={request.csv} is a folder; give the name of a file.")
+        variables, *_ = restore_for_evaluation(
+            parts, workdir, request.checkpoint, frame_size(config)
+        )
+        prompts = submission.read_prompts(config)
+        videos = list(sampler.run(variables, prompts, 1, request.seed, request.temperature))
+        written = [Path(request.csv)]
+        submission.write_csv(written[0], videos)
+        for prompt, frames in zip(prompts, videos, strict=True):
+            written.append(out / f"test_{prompt.name}.gif")
+            columns = {"label": prompt.labels, "generated": frames}
+            figures.save_gif(written[-1], columns, request.fps)
+        return written
+    scene = read_scene(config, request)
+    prompt = scene.prompt
+    variables, *_ = restore_for_evaluation(
+        parts, workdir, request.checkpoint, prompt.first.shape[:2]
+    )
+    samples = request.samples or (SAMPLES if request.drive is None else 1)
+    drawn = sampler.run(variables, [prompt], samples, request.seed, request.temperature)
+    generated = {f"sample {number}": frames for number, frames in enumerate(drawn)}
+    if samples == 1:
+        generated = {"generated": generated["sample 0"]}
+    columns = scene.before | generated | scene.after
+    stem = "generated" if request.drive is None else "transfer"
+    written = [out / f"{stem}{ending}" for ending in (".gif", ".mp4", "_strip.png")]
+    figures.save_gif(written[0], columns, request.fps)
+    video.save_mp4(written[1], columns, request.fps)
+    every = max(1, len(prompt.labels) // STRIP_FRAMES)
+    figures.save_strip(written[2], columns, every=every)
+    return written
+
+
+def read_scene(config: ConfigDict, request: Request) -> Scene:
+    """Return what a request other than a submission generates from; UserError for what is not there."""
+    if request.first is not None:
+        size = frame_size(config)
+        if not Path(request.first).is_file():
+            raise UserError(f"There is no file {request.first}: give --first a PNG.")
+        first, _ = frame_folder.read_image(Path(request.first), size)
+        labels = frame_folder.read_folder(Path(request.labels), size)
+        if len(labels) < 2:
+            raise UserError(
+                f"{request.labels} holds one label, that of the first frame: add one per frame to generate."
+            )
+        return Scene(Prompt("files", first, labels), {"label": labels}, {})
+    if request.drive is not None:
+        transfer.require_keypoints(config.data.name)
+    data = load_data(config)
+    if request.drive is not None:
+        person, driver = (
+            find_clip(data, name, flag)[0]
+            for name, flag in ((request.person, "--person"), (request.drive, "--drive"))
+        )
+        labels = transfer.transfer_labels(config.data.name, person, driver)
+        before = {"driver": driver.frames, "its label": driver.labels, "normalised": labels}
+        return Scene(Prompt(person.name, person.frames[0], labels), before, {})
+    recording, index = find_clip(data, request.clip, "--clip")
+    prompt = Prompt(recording.name, recording.frames[0], recording.labels, index)
+    return Scene(prompt, {"label": recording.labels}, {"truth": recording.frames})
+
+
+def find_clip(data: dict[str, list[Recording]], name: str, flag: str) -> tuple[Recording, int]:
+    """Return the recording of a name or scene and its index in its split: validation first, train last.
+
+    Raises UserError where there is none, or where a scene has several in the split.
+    """
+    splits = sorted(data, key=lambda split: (split == "train", split != "validation"))
+    for field in ("name", "scene"):
+        for split in splits:
+            found = [(r, i) for i, r in enumerate(data[split]) if getattr(r, field) == name]
+            if len(found) > 1:
+                names = ", ".join(r.name for r, _ in found)
+                raise UserError(f"{flag}={name} is a scene with several clips; give one of {names}.")
+            if found:
+                return found[0]
+    names = ", ".join(r.name for split in splits for r in data[split])
+    raise UserError(f"{flag}={name} names no clip of the run's data set; give one of {names}.")
+
+
+def frame_size(config: ConfigDict) -> tuple[int, int]:
+    """Return (H, W) of the run's frames; the folder of a frame_folder run need not be here for it."""
+    if config.data.frame_size is not None:
+        return tuple(config.data.frame_size)
+    if config.data.name == "frame_folder":
+        return frame_folder.DEFAULT_FRAME_SIZE
+    return load_data(config)["validation"][0].frames.shape[1:3]
+
+
+def _make_folder(folder: Path, flag: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot make the folder {folder} ({error.strerror}); give {flag} another place."
+        ) from error

@@ -1,0 +1,126 @@
+"""Videos from first frames and labels, piece by piece on the devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cvae_jax.config import Components
+from cvae_jax.data.clips import extend, to_unit
+from cvae_jax.parallel import Devices
+from cvae_jax.rollout import address, clip_noise, predict
+from cvae_jax.validation import EVALUATION_STREAM
+
+CHUNK = 32  # frames predicted by one call: all of a video that the devices ever hold
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What a video is generated from.
+
+    name: for files and messages. first: uint8 (H, W, 3), frame 0. labels: uint8 (T, H, W, 3), one per frame;
+    labels[0] belongs to the first frame. index: the clip's number, which its noise is addressed by.
+    """
+
+    name: str
+    first: np.ndarray
+    labels: np.ndarray
+    index: int = 0
+
+
+class Sampler:
+    """Autoregressive samples with z from the prior, in pieces of `chunk` frames.
+
+    Noise is addressed as in validation, by (seed, clip, sample, t): a sample depends neither on the pieces,
+    nor on how many are drawn, nor on batch size or devices, and that of a validation clip is the one scored.
+
+    Args:
+      batch_size: videos rolled out at once.
+      chunk: frames predicted by one call of the compiled program.
+    """
+
+    def __init__(
+        self, parts: Components, devices: Devices, batch_size: int, chunk: int = CHUNK
+    ):
+        self._devices, self._batch_size, self._chunk = devices, batch_size, chunk
+        self._advance = devices.map_clips(_advance(parts))
+
+    def run(
+        self,
+        variables: dict,
+        prompts: list[Prompt],
+        samples: int,
+        seed: int,
+        temperature: float = 1.0,
+    ) -> Iterator[np.ndarray]:
+        """Yield samples 0, 1, ... of each prompt, one prompt after the other: uint8 (T, H, W, 3).
+
+        Frame 0 is the prompt's own. All prompts have one frame size.
+        """
+        items = [(prompt, sample) for prompt in prompts for sample in range(samples)]
+        devices = len(self._devices)
+        size = -(-min(self._batch_size, len(items)) // devices) * devices
+        chunk = max(1, min(self._chunk, max(len(p.labels) for p in prompts) - 1))
+        batches = [items[begin : begin + size] for begin in range(0, len(items), size)]
+        frames = sum(max(len(p.labels) for p, _ in batch) - 1 for batch in batches)
+        variables = self._devices.place(variables)
+        with tqdm(total=frames, unit="frame", dynamic_ncols=True, file=sys.stderr) as bar:
+            bar.set_description("generating (the first compiles)")
+            for batch in batches:
+                filled = batch + batch[:1] * (size - len(batch))
+                video = self._roll(variables, filled, chunk, seed, temperature, bar)
+                for (prompt, _), own in zip(batch, video):
+                    yield own[: len(prompt.labels)]
+
+    def _roll(
+        self, variables: dict, items: list, chunk: int, seed: int, temperature: float, bar: tqdm
+    ) -> np.ndarray:
+        """Return uint8 (b, T, H, W, 3) with T of the longest."""
+        longest = max(len(prompt.labels) for prompt, _ in items)
+        first = np.stack([prompt.first for prompt, _ in items])
+        labels = np.stack([extend(prompt.labels, longest) for prompt, _ in items])
+        constant = self._devices.split({
+            "first": first,
+            "clip": np.array([prompt.index for prompt, _ in items], np.uint32),
+            "sample": np.array([sample for _, sample in items], np.uint32),
+        })  # fmt: skip
+        previous = self._devices.split({"frame": to_unit(first)})["frame"]
+        controls = {"seed": np.uint32(seed), "temperature": np.float32(temperature)}
+        pieces = [first[:, None]]
+        for start in range(0, longest - 1, chunk):
+            steps = labels[:, start + 1 : start + 1 + chunk]
+            real = steps.shape[1]
+            filling = np.repeat(steps[:, -1:], chunk - real, axis=1)  # the last piece has one shape too
+            piece = {"labels": np.concatenate([labels[:, :1], steps, filling], axis=1)}
+            inputs = constant | self._devices.split(piece) | {"previous": previous}
+            out = self._advance(variables, inputs, controls | {"start": np.int32(start)})
+            previous = out["previous"]
+            pieces.append(self._devices.fetch(out["frames"])[:, :real])
+            bar.update(real)
+        return np.concatenate(pieces, axis=1)
+
+
+def _advance(parts: Components) -> Callable:
+    """Return the device function (variables, batch, controls) -> frames of one piece, and the last one.
+
+    batch: first uint8 (b, H, W, 3), previous float32 (b, H, W, 3), labels uint8 (b, 1 + n, H, W, 3), clip and
+    sample (b,). controls: seed, temperature, start. Returns frames uint8 (b, n, H, W, 3) and previous.
+    """
+    model = parts.model
+
+    def advance(variables: dict, batch: dict, controls: dict) -> dict:
+        z_shape = (*batch["first"].shape[1:3], model.latent_channels)
+        keys = address(controls["seed"], EVALUATION_STREAM, batch["clip"], batch["sample"])
+        frames = predict(
+            model, variables, batch["first"], batch["labels"], clip_noise(keys, z_shape),
+            temperature=controls["temperature"], previous=batch["previous"], start=controls["start"],
+        )  # fmt: skip
+        rounded = jnp.round(255.0 * frames).astype(jnp.uint8)
+        return {"frames": jnp.swapaxes(rounded, 0, 1), "previous": frames[-1]}
+
+    return advance

@@ -1,0 +1,38 @@
+"""Labels that let one clip's person move as another clip's does."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cvae_jax.data.clips import Recording
+from cvae_jax.data.datasets import real_clips
+from cvae_jax.data.pose import draw_pose
+from cvae_jax.data.retarget import retarget, stance
+from cvae_jax.errors import UserError
+
+# Data set: a function that returns each scene's keypoints (T, 33, 2), frame by frame of the source clip.
+KEYPOINTS = {"real_clips": real_clips.read_keypoints}
+
+
+def require_keypoints(data_name: str) -> None:
+    """Raise UserError where the data set has label images only."""
+    if data_name not in KEYPOINTS:
+        raise UserError(
+            f"--drive needs keypoints and the data set {data_name} has label images only; "
+            f"it works with {', '.join(KEYPOINTS)}."
+        )
+
+
+def transfer_labels(data_name: str, person: Recording, driver: Recording) -> np.ndarray:
+    """Return labels uint8 (T, H, W, 3) of the driver's poses, placed and sized as the person's.
+
+    Label 0 is the person's own, since frame 0 is; label t is the driver's pose t. Place and size are
+    measured over the whole scenes. Raises UserError where the data set has no keypoints.
+    """
+    require_keypoints(data_name)
+    scenes = KEYPOINTS[data_name]()
+    source, target = (stance(scenes[clip.scene]) for clip in (driver, person))
+    poses = scenes[driver.scene][driver.start : driver.start + len(driver.frames)]
+    moved = retarget(poses[1:], source, target)
+    size = person.frames.shape[1:3]
+    return np.stack([person.labels[0], *(draw_pose(pose, frame_size=size) for pose in moved)])
