@@ -15,7 +15,7 @@ from cvae_jax.errors import NonFiniteError, UserError
 
 def run(main: Callable[[], None]) -> None:
     """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2."""
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # orbax warns whenever it opens a folder to read only
     app.run(lambda _: guarded(main), flags_parser=_parse)
 
 

@@ -49,10 +49,12 @@ class _Quiet:
     set_postfix = set_postfix_str = set_description = lambda *_, **__: None
 
 
-def epochs_done(epochs: int) -> None:
-    """Count epochs that an earlier start has done in the bar of `together`, where there is one."""
+def resumed(epoch: int, batch: int) -> None:
+    """Tell that a run goes on from here: in the bar of `together`, or in a line."""
     if hasattr(_here, "bar"):
-        _here.bar.update(epochs)
+        _here.bar.update(epoch)
+    else:
+        print(f"Going on from epoch {epoch}, batch {batch}.", flush=True)
 
 
 def clip_bar(total: int) -> Any:

@@ -153,7 +153,7 @@ def conduct(
 def _conduct(study: ConfigDict, run: Planned, device: jax.Device) -> None:
     todo = [scoring for scoring in scorings(study, run) if not _scored(run, *scoring)]
     if run.stopped or not todo:
-        progress.epochs_done(run.config.num_epochs)
+        progress.resumed(run.config.num_epochs, 0)
         return
     try:
         training = Run(run.config, run.workdir, [device])

@@ -28,7 +28,7 @@ from cvae_jax.files import replacing
 from cvae_jax.gradients import clip_gradients
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices, prefetch, total
-from cvae_jax.progress import Announcement, epoch_bar, epochs_done
+from cvae_jax.progress import Announcement, epoch_bar, resumed
 from cvae_jax.rollout import Clips, address, clip_noise
 from cvae_jax.train_state import TrainState
 from cvae_jax.validation import SUMMARY_FIELDS, Validator, summary
@@ -154,8 +154,7 @@ class Run:
         progress = Progress()
         if self.checkpoints.steps:
             state, progress = self.checkpoints.restore(state, self.checkpoints.find("last"))
-            epochs_done(progress.epoch)
-            print(f"Going on from epoch {progress.epoch}, batch {progress.batch}.", flush=True)
+            resumed(progress.epoch, progress.batch)
         keep_rows(self.workdir / METRICS_FILE, progress.epoch)
         return self.devices.place(state), progress
 

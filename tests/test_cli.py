@@ -135,3 +135,11 @@ def test_evaluate_without_a_run(environment, flags, named):
     done = door("evaluate.py", environment, *flags)
     assert done.returncode == 2
     assert named in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_study_with_a_mistake_ends_before_it_begins(environment, tmp_path):
+    flags = ["--config=configs/study_reduced.py", f"--workdir={tmp_path}"]
+    done = door("study.py", environment, *flags, "--config.variants=('nothing',)")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "choose among cyclical" in done.stderr
+    assert not list(tmp_path.iterdir())

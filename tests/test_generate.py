@@ -215,14 +215,17 @@ def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables,
     assert [p.relative_to(workdir).as_posix() for p in written] == [
         "generated/generated.gif", "generated/generated.mp4", "generated/generated_strip.png"
     ]  # fmt: skip
-    validator = Validator(parts, Devices(device), 2, with_ssim=False)
+    validator = Validator(parts, Devices(device), 2, 32, with_ssim=False)
     clip = loaded["validation"][1]
     for columns in drawn.values():
         assert list(columns) == ["label", "sample 0", "sample 1", "truth"]
         np.testing.assert_array_equal(columns["truth"], clip.frames)
         np.testing.assert_array_equal(columns["label"], clip.labels)
         for sample in (0, 1):
-            scored = list(validator.run(variables, loaded["validation"], "prior", 0, sample))[1]
+            rolled = validator.run(
+                variables, loaded["validation"], "prior", 0, range(2), frames_of=range(2)
+            )
+            (scored,) = (s for s in rolled if (s.clip, s.sample) == (1, sample))
             video = columns[f"sample {sample}"]
             np.testing.assert_array_equal(video[0], clip.frames[0])
             assert apart(video[1:], scored.frames) <= 1

@@ -33,8 +33,12 @@ def parts():
     return Components.build(config)
 
 
+def initial(parts):
+    return jax.tree.map(jnp.asarray, init_variables(parts.model, 0, SIZE))
+
+
 def rolled(parts, recordings, mode, chunk, batch=4, count=1, **keywords):
-    variables = init_variables(parts.model, 0, SIZE)
+    variables = initial(parts)
     validator = Validator(parts, Devices(jax.local_devices()[:count]), batch, chunk, with_ssim=True)
     return list(validator.run(variables, recordings, mode, 7, **keywords))
 
@@ -43,7 +47,7 @@ def rolled(parts, recordings, mode, chunk, batch=4, count=1, **keywords):
 def test_chunks_give_the_numbers_of_one_long_scan(parts, mode):
     recordings = [moving_square("c", 12, 3)]
     model, clip = parts.model, recordings[0]
-    variables = init_variables(model, 0, SIZE)
+    variables = initial(parts)
     keys = address(jnp.uint32(7), EVALUATION_STREAM, jnp.array([0], jnp.uint32), jnp.uint32(0))
     noise = clip_noise(keys, (*SIZE, model.latent_channels))
     frames, labels = jnp.asarray(clip.frames[None]), jnp.asarray(clip.labels[None])
@@ -81,9 +85,9 @@ def test_what_the_posterior_says_does_not_depend_on_chunks_or_padding(parts):
 
 
 def test_memory_does_not_grow_with_the_length(parts):
-    """What a call is given, needs and returns is the same for clips of 64 and 630 frames, and less for 16."""
-    chunk = 32
-    variables = init_variables(parts.model, 0, SIZE)
+    """What a call is given, needs and returns is the same for clips of 16, 64 and 630 frames."""
+    chunk = 5  # 3, 13 and 126 calls of 5 frames
+    variables = initial(parts)
     devices = Devices(jax.local_devices()[:1])
     sizes = {}
 
@@ -107,11 +111,8 @@ def test_memory_does_not_grow_with_the_length(parts):
             sizes[length, mode] = compiled[mode]
 
     for mode in ("prior", "posterior"):
-        short, middle, long = (sizes[length, mode] for length in (16, 64, 630))
         for field in ("temp_size_in_bytes", "argument_size_in_bytes", "output_size_in_bytes"):
-            assert getattr(middle, field) == getattr(long, field)
-            assert getattr(short, field) <= getattr(long, field)
-        assert short.temp_size_in_bytes > 0.9 * long.temp_size_in_bytes
+            assert len({getattr(sizes[length, mode], field) for length in (16, 64, 630)}) == 1
 
 
 def test_a_sample_is_the_same_however_many_are_drawn(parts):
