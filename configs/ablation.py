@@ -12,18 +12,17 @@ from configs import recommended, study_reduced
 # Row: the fields of `recommended.CHANGES` that it takes over.
 ROWS = {
     "report_exact": (),
-    "kl_per_element": ("loss.kl",),
-    "loss_unclamped": ("loss.clamp", "loss.divide_recon_by_batch"),
+    "loss": ("loss.kl", "loss.clamp", "loss.divide_recon_by_batch"),
     "no_forcing": ("teacher_forcing.kind", "teacher_forcing.initial"),
     "learning_rate": tuple(f"learning_rate.{f}" for f in ("peak", "end", "per", "warmup_epochs")),
     "features_uncut": ("rollout.cut_previous_features",),
-    "residual": ("model.output",),
+    "frame_step": ("data.frame_step",),
     "positions": ("model.position_octaves",),
     "l1_mse": ("loss.reconstruction",),
     "ema": ("optimizer.ema_decay",),
 }
 # At this width and with so few steps.
-NARROW = {"learning_rate.peak": 2e-3, "optimizer.ema_decay": 0.98}
+NARROW = {"learning_rate.peak": 4e-3, "optimizer.ema_decay": 0.98}
 
 
 def get_config() -> ConfigDict:
@@ -33,6 +32,7 @@ def get_config() -> ConfigDict:
     config.figures.update(forcing="", schedules=(), schedules_scaled=(), decays=())
     config.base.beta.kind = "monotonic"
     config.base.checkpoint.save_every = 0
+    config.base.eval.every = 50
 
     changes, variants = {}, {}
     for name, fields in ROWS.items():

@@ -17,7 +17,7 @@ CHANGES = {
     "learning_rate.end": 0.0,
     "learning_rate.per": "step",
     "learning_rate.warmup_epochs": 2,
-    "model.output": "residual",
+    "data.frame_step": 8,
     "model.position_octaves": 5,
     "loss.reconstruction": "l1_mse",
     "optimizer.ema_decay": 0.999,

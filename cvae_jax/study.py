@@ -184,10 +184,10 @@ def _score_baselines(study: ConfigDict, run: Planned) -> dict[str, dict]:
 
 
 def scorings(study: ConfigDict, run: Planned) -> Iterator[tuple[str, int]]:
-    """Yield (split, epochs trained) of what is scored of a run: half way, if kept, and at the end."""
-    for epoch in run.epochs_shown:
-        yield "validation", epoch
-    epochs = run.config.num_epochs
-    if study.split != "validation":
-        yield study.split, epochs
+    """Yield (split, epochs trained) of what is scored of a run: for the table, and for figure 4."""
+    yield study.split, run.config.num_epochs
+    if run.variant in (*study.figures.schedules, *study.figures.schedules_scaled):
+        for epoch in run.epochs_shown:
+            if (study.split, run.config.num_epochs) != ("validation", epoch):
+                yield "validation", epoch
 
