@@ -61,6 +61,7 @@ def test_constraints_pin_every_requirement_to_the_same_version(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds(name):
     config = get_config(name)
+    config = config.base if "base" in config else config  # a study has the config of its runs
     assert flatten(config.to_dict()).keys() == flatten(default.get_config().to_dict()).keys()
     Components.build(config)
 
@@ -132,7 +133,7 @@ def test_documents_name_what_exists(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_fields_and_targets_that_exist(document):
     text = document.read_text(encoding="utf-8")
-    fields = flatten(default.get_config().to_dict())
+    fields = flatten(default.get_config().to_dict()) | flatten(get_config("study").to_dict())
     overrides = set(re.findall(r"--config\.([\w.]+)=", text)) - {"a.b"}  # a.b stands for any field
     assert overrides <= fields.keys()
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
