@@ -66,6 +66,16 @@ class Components:
             parts.beta.value(**place, steps_per_epoch=1)
         return parts
 
+    @property
+    def traced(self) -> Components:
+        """These components but for the schedules, whose values reach the compiled step as arguments.
+
+        Runs for which this is equal have the same compiled programs.
+        """
+        return dataclasses.replace(
+            self, beta=BetaSchedule(), forcing=TeacherForcing(), learning_rate=LearningRate()
+        )
+
 
 def _model(config: ConfigDict) -> CVAE:
     section = config.model

@@ -23,7 +23,7 @@ from cvae_jax.metrics import bootstrap_ci, psnr_per_frame, ssim_per_frame
 from cvae_jax.parallel import Devices
 from cvae_jax.progress import clip_bar
 from cvae_jax.report import figures, tables
-from cvae_jax.train import METRICS_FILE, load_data
+from cvae_jax.train import METRICS_FILE, Programs, load_data
 from cvae_jax.validation import Scored, Validator, latents
 
 FPS = 10
@@ -90,6 +90,7 @@ def score(
     devices: Sequence[jax.Device] | None = None,
     split: str = "validation",
     baselines: bool = True,
+    programs: Programs | None = None,
 ) -> Evaluation:
     """Score a run's checkpoint on the clips of a split, without writing anything; see `evaluate`."""
     parts = Components.build(config)
@@ -98,9 +99,7 @@ def score(
     variables, step, progress = restore_for_evaluation(
         parts, workdir, checkpoint, recordings[0].frames.shape[1:3]
     )
-    validator = Validator(
-        parts, Devices(devices), config.eval.batch_size, config.eval.chunk, with_ssim=True
-    )
+    validator = (programs or Programs()).validator(config, parts, Devices(devices), with_ssim=True)
     scores, pictures, told = score_model(config, validator, variables, recordings)
     if baselines:
         scores |= score_baselines(data["train"], recordings)

@@ -25,7 +25,7 @@ from cvae_jax.config import Components
 from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.files import replacing
 from cvae_jax.report import study as report
-from cvae_jax.train import METRICS_FILE, Run, load_data
+from cvae_jax.train import METRICS_FILE, Programs, Run, load_data
 
 FILE = "study.json"
 STOPPED = "stopped.json"
@@ -125,6 +125,7 @@ def conduct(
     with replacing(workdir / FILE) as partial:
         partial.write_text(json.dumps(study.to_dict(), indent=2) + "\n")
 
+    programs = Programs()
     free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
     chosen = jax.local_devices() if devices is None else devices
     for device in chosen:
@@ -136,7 +137,7 @@ def conduct(
             device = free.get()
             try:
                 with progress.together(bar):
-                    _conduct(study, run, device)
+                    _conduct(study, run, device, programs)
             finally:
                 free.put(device)
 
@@ -150,13 +151,13 @@ def conduct(
     return report.write(study, workdir, runs, baselines)
 
 
-def _conduct(study: ConfigDict, run: Planned, device: jax.Device) -> None:
+def _conduct(study: ConfigDict, run: Planned, device: jax.Device, programs: Programs) -> None:
     todo = [scoring for scoring in scorings(study, run) if not _scored(run, *scoring)]
     if run.stopped or not todo:
         progress.resumed(run.config.num_epochs, 0)
         return
     try:
-        training = Run(run.config, run.workdir, [device])
+        training = Run(run.config, run.workdir, [device], programs)
         training.finish()
     except NonFiniteError as error:
         with replacing(run.workdir / STOPPED) as partial:
@@ -164,7 +165,9 @@ def _conduct(study: ConfigDict, run: Planned, device: jax.Device) -> None:
         return
     for split, epoch in todo:
         step = str(epoch * training.loader.num_batches)
-        scores = evaluate.score(run.config, run.workdir, step, [device], split, baselines=False)
+        scores = evaluate.score(
+            run.config, run.workdir, step, [device], split, baselines=False, programs=programs
+        )
         with replacing(run.scores_path(split, epoch)) as partial:
             results = {"eval": run.config.eval.to_dict()} | scores.results
             partial.write_text(json.dumps(results, allow_nan=False) + "\n")

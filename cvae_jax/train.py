@@ -70,6 +70,40 @@ def make_train_step(parts: Components) -> Callable:
     return train_step
 
 
+class Programs:
+    """The mapped functions of runs, one for each components they are traced from and devices.
+
+    A mapped function is compiled when it is first called: runs of the same shape that share this object
+    compile nothing twice. (A process that kept the programs of dozens of runs would also run out of memory
+    maps.)
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple, Any] = {}
+
+    def train_step(self, parts: Components, devices: Devices) -> Callable:
+        """Return the training step of `make_train_step`, mapped over the devices."""
+        return self._once(
+            ("train", parts.traced, devices.devices),
+            lambda: devices.map_update(make_train_step(parts)),
+        )
+
+    def validator(
+        self, config: ConfigDict, parts: Components, devices: Devices, with_ssim: bool
+    ) -> Validator:
+        """Return the validator of a run; see `Validator`."""
+        size, chunk = config.eval.batch_size, config.eval.chunk
+        return self._once(
+            ("validator", parts.traced, devices.devices, size, chunk, with_ssim),
+            lambda: Validator(parts, devices, size, chunk, with_ssim),
+        )
+
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
 def load_data(config: ConfigDict) -> dict[str, list[datasets.Recording]]:
     """Return the config's recordings by split, preparing them on first use."""
     return datasets.load(
@@ -96,9 +130,14 @@ class Run:
     """One training run in its workdir."""
 
     def __init__(
-        self, config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        devices: Sequence[jax.Device] | None = None,
+        programs: Programs | None = None,
     ):
         self.config, self.workdir = config, workdir
+        programs = programs or Programs()
         self.parts = Components.build(config)
         trained = any((workdir / FOLDER).glob("[0-9]*"))  # else there is nothing to protect
         if trained and (workdir / config_files.FILE).exists():
@@ -120,11 +159,9 @@ class Run:
         )
         self.frame_size = data["train"][0].frames.shape[1:3]
         self.devices = Devices(devices)
-        self.train_step = self.devices.map_update(make_train_step(self.parts))
+        self.train_step = programs.train_step(self.parts, self.devices)
         self._compiled = False
-        self.validator = Validator(
-            self.parts, self.devices, config.eval.batch_size, config.eval.chunk, with_ssim=False
-        )
+        self.validator = programs.validator(config, self.parts, self.devices, with_ssim=False)
         self._schedule_values(0, 0)  # refuses schedules that do not fit the run's length
         config_files.save(config, workdir)
         with replacing(workdir / DATA_FILE) as partial:

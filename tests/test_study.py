@@ -11,6 +11,7 @@ from test_train import data, small_model, tiny_config  # noqa: F401
 from configs import ablation, recommended, study_reduced
 from configs import study as full
 from cvae_jax import study as studies
+from cvae_jax import train as training
 from cvae_jax.config import flatten
 from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.report.study import mean_interval
@@ -42,18 +43,24 @@ def runs_made(monkeypatch):
     made = []
 
     class Counted(studies.Run):
-        def __init__(self, config, workdir, devices):
+        def __init__(self, config, *rest):
             made.append(f"{config.name}_{config.seed}")
-            super().__init__(config, workdir, devices)
+            super().__init__(config, *rest)
 
     monkeypatch.setattr(studies, "Run", Counted)
     return made
 
 
-def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path):  # noqa: F811
+def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path, monkeypatch):  # noqa: F811
     study = tiny_study()
+    traced = []
+    made = training.make_train_step
+    monkeypatch.setattr(
+        training, "make_train_step", lambda parts: traced.append(parts) or made(parts)
+    )
     rows = studies.conduct(study, tmp_path, jax.local_devices()[:2])
     assert sorted(runs_made) == sorted(f"{v}_{s}" for v in study.variants for s in (0, 1))
+    assert len(traced) == 2  # one program for each device: these variants differ in schedules only
     assert [row["variant"] for row in rows] == list(study.variants)
     none, linear, _ = rows
     assert none["seeds"] == [0, 1] and "difference" not in none
