@@ -11,6 +11,8 @@ from packaging.utils import canonicalize_name
 
 from configs import default
 from cvae_jax.config import Components, flatten
+from cvae_jax.data.clips import span
+from cvae_jax.data.datasets.real_clips import STRETCHES
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
@@ -64,6 +66,9 @@ def test_every_config_builds(name):
     config = config.base if "base" in config else config  # a study has the config of its runs
     assert flatten(config.to_dict()).keys() == flatten(default.get_config().to_dict()).keys()
     Components.build(config)
+    if config.data.name == "real_clips":
+        longest = max(s.stop - s.start for s in STRETCHES if s.split == "train")
+        assert span(config.clip_length, config.data.frame_step) <= longest
 
 
 @pytest.mark.parametrize("kind", ["none", "monotonic", "cyclical"])
