@@ -2,8 +2,8 @@
 
     python study.py --config=configs/ablation.py --workdir=S
 
-Each variant makes the changes of those above it and one more. `positions` is `recommended.py` at this width; what
-comes after was tried on top of it and is not part of it. Every run takes as many steps on as many frames.
+Each variant makes the changes of those above it and one more. `positions` is `recommended.py` at this width;
+what comes after was tried on top of it and is no part of it. Every run takes as many steps on as many frames.
 """
 
 from ml_collections import ConfigDict
