@@ -97,7 +97,7 @@ def generate(
     parts = Components.build(config)
     out = Path(request.out) if request.out else workdir / FOLDER
     _make_folder(out, "--out")
-    sampler = Sampler(parts, Devices(devices), config.eval.batch_size)
+    sampler = Sampler(parts, Devices(devices), config.eval.batch_size, config.eval.chunk)
     if request.csv is not None:
         _make_folder(Path(request.csv).parent, "--csv")
         if Path(request.csv).is_dir():

@@ -16,8 +16,6 @@ from cvae_jax.parallel import Devices
 from cvae_jax.rollout import address, clip_noise, predict
 from cvae_jax.validation import EVALUATION_STREAM
 
-CHUNK = 32  # frames predicted by one call: all of a video that the devices ever hold
-
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
@@ -41,11 +39,11 @@ class Sampler:
 
     Args:
       batch_size: videos rolled out at once.
-      chunk: frames predicted by one call of the compiled program.
+      chunk: frames predicted by one call of the compiled program: all of a video that the devices ever hold.
     """
 
     def __init__(
-        self, parts: Components, devices: Devices, batch_size: int, chunk: int = CHUNK
+        self, parts: Components, devices: Devices, batch_size: int, chunk: int
     ):
         self._devices, self._batch_size, self._chunk = devices, batch_size, chunk
         self._advance = devices.map_clips(_advance(parts))
