@@ -44,7 +44,7 @@ def prepare(restart: bool = False, run_per_core: bool = False) -> None:
     if cpu and run_per_core and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(affinity(0))))
-    set_cpu_flags(cpu, CPU_FLAGS | ONE_THREAD if run_per_core else CPU_FLAGS)
+    set_cpu_flags(cpu, ONE_THREAD if run_per_core else None)
     if cpu and restart:
         allocator = f"{ALLOCATOR[0]}={os.environ.get(ALLOCATOR[0], '')}"
         print(f"CPU settings: XLA_FLAGS='{os.environ['XLA_FLAGS']}' {allocator}", flush=True)
@@ -63,8 +63,8 @@ def on_cpu() -> bool:
     return not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
-def set_cpu_flags(cpu: bool = True, flags: dict[str, str] = CPU_FLAGS) -> list[str]:
-    """Add flags to XLA_FLAGS and return those added; without `cpu` those that no other backend reads.
+def set_cpu_flags(cpu: bool = True, more: dict[str, str] | None = None) -> list[str]:
+    """Add CPU_FLAGS, and more, to XLA_FLAGS and return those added; without `cpu` those that no other backend reads.
 
     A flag is added only where the installed jaxlib knows it and its value (an unknown one aborts the
     process), never over the user's own, and not where XLA_FLAGS names a file.
@@ -74,7 +74,7 @@ def set_cpu_flags(cpu: bool = True, flags: dict[str, str] = CPU_FLAGS) -> list[s
         return []
     wanted = {
         name: value
-        for name, value in flags.items()
+        for name, value in (CPU_FLAGS | (more or {})).items()
         if name not in given and (cpu or name.startswith("--xla_cpu"))
     }
     added = [

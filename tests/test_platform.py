@@ -98,3 +98,17 @@ def test_on_cpu_without_a_choice_asks_for_plugins(monkeypatch):
     assert platform.on_cpu()
     monkeypatch.setattr(platform.importlib.util, "find_spec", lambda name: name == "libtpu" or None)
     assert not platform.on_cpu()
+
+
+def test_with_a_run_per_core_every_core_is_a_device_of_one_thread(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    platform.prepare()
+    assert "JAX_NUM_CPU_DEVICES" not in os.environ and "eigen" not in os.environ["XLA_FLAGS"]
+    platform.prepare(run_per_core=True)
+    assert int(os.environ["JAX_NUM_CPU_DEVICES"]) == len(os.sched_getaffinity(0))
+    assert "--xla_cpu_multi_thread_eigen=false" in os.environ["XLA_FLAGS"]
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # the user's own
+    platform.prepare(run_per_core=True)
+    assert os.environ["JAX_NUM_CPU_DEVICES"] == "1"
