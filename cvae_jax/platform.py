@@ -64,7 +64,9 @@ def on_cpu() -> bool:
 
 
 def set_cpu_flags(cpu: bool = True, more: dict[str, str] | None = None) -> list[str]:
-    """Add CPU_FLAGS, and more, to XLA_FLAGS and return those added; without `cpu` those that no other backend reads.
+    """Add CPU_FLAGS, and more, to XLA_FLAGS and return those added.
+
+    Without `cpu` only those that no other backend reads.
 
     A flag is added only where the installed jaxlib knows it and its value (an unknown one aborts the
     process), never over the user's own, and not where XLA_FLAGS names a file.
