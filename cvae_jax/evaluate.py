@@ -36,13 +36,13 @@ _BASELINE_CHUNK = 32
 class ClipScores:
     """One row's scores of one clip per predicted frame (T-1,): PSNR in dB and SSIM.
 
-    `samples` holds the clip's mean PSNR of each draw, where the row is a mean over several.
+    `draws` holds the clip's mean PSNR and SSIM of each draw, where the row is a mean over several.
     """
 
     scene: str
     psnr: np.ndarray
     ssim: np.ndarray
-    samples: tuple[float, ...] = ()
+    draws: tuple[dict[str, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Samples:
 
     def __init__(self, scene: str, averaged: int, best_of: int):
         self._scene, self._averaged, self._best_of = scene, averaged, best_of
-        self._means: list[float] = []
+        self._means: list[dict[str, float]] = []
         self._sums: dict[str, np.ndarray] = {}
         self._best: dict[str, np.ndarray] = {}
 
@@ -174,7 +174,7 @@ class Samples:
         """Take in one sample."""
         own = {name: scored.scores[name].astype(np.float64) for name in ("psnr", "ssim")}
         if scored.sample < self._averaged:
-            self._means.append(float(own["psnr"].mean()))
+            self._means.append({name: float(values.mean()) for name, values in own.items()})
             self._sums = {name: self._sums.get(name, 0.0) + values for name, values in own.items()}
         if scored.sample < self._best_of:
             for name, values in own.items():
@@ -218,8 +218,8 @@ def rows(scores: dict[str, list[ClipScores]], config: ConfigDict) -> list[dict]:
     """Return the rows of results.json: means over scenes first, then each scene's.
 
     A clip's PSNR is the mean of its per-frame values; a scene's is the mean over its clips; the mean row's
-    is the mean over scenes, with 95 % bootstrap intervals over clips. Over sampling seeds: the same number
-    of each draw, and their standard deviation.
+    is the mean over scenes, with 95 % bootstrap intervals over clips, each weighing as in the mean. Over
+    sampling seeds: the same number of each draw, and their standard deviation.
     """
     names = [name for name in ROWS if name in scores]
     scenes = sorted({clip.scene for clip in scores[names[0]]})
@@ -233,12 +233,8 @@ def rows(scores: dict[str, list[ClipScores]], config: ConfigDict) -> list[dict]:
 
 
 def _row(name: str, clips: list[ClipScores], scenes: list[str], config: ConfigDict) -> dict:
-    def over_scenes(values: Sequence[float]) -> float:
-        by_scene = [
-            np.mean([v for v, clip in zip(values, clips, strict=True) if clip.scene == scene])
-            for scene in scenes
-        ]
-        return float(np.mean(by_scene))
+    sizes = {scene: sum(clip.scene == scene for clip in clips) for scene in scenes}
+    weights = np.array([1.0 / (len(scenes) * sizes[clip.scene]) for clip in clips])
 
     row: dict = {"name": name}
     if name == "prior_best_of_N":
@@ -247,19 +243,22 @@ def _row(name: str, clips: list[ClipScores], scenes: list[str], config: ConfigDi
         row["temperature"] = config.eval.temperature
     for metric in ("psnr", "ssim"):
         means = [float(np.mean(getattr(clip, metric), dtype=np.float64)) for clip in clips]
-        interval = bootstrap_ci(means, config.eval.seed)
-        row[metric] = over_scenes(means)
+        interval = bootstrap_ci(means, config.eval.seed, weights=weights)
+        seeds = [
+            float(weights @ [clip_mean[metric] for clip_mean in draw])
+            for draw in zip(*(clip.draws for clip in clips), strict=True)
+        ]
+        several = len(seeds) > 1
+        row[metric] = float(weights @ means)
         row[f"{metric}_ci95"] = None if interval is None else list(interval)
-    seeds = [over_scenes(draw) for draw in zip(*(clip.samples for clip in clips), strict=True)]
-    several = len(seeds) > 1
+        row[f"{metric}_by_seed"] = seeds if several else None
+        row[f"{metric}_seed_std"] = float(np.std(seeds, ddof=1)) if several else None
     longest = max(len(clip.psnr) for clip in clips)
     per_frame = [
         float(np.mean([clip.psnr[t] for clip in clips if t < len(clip.psnr)]))
         for t in range(longest)
     ]
     return row | {
-        "psnr_by_seed": seeds if several else None,
-        "psnr_seed_std": float(np.std(seeds, ddof=1)) if several else None,
         "num_clips": len(clips),
         "sees_target": name in figures.SEES_TARGET,
         "per_frame_psnr": per_frame,
@@ -288,8 +287,8 @@ def protocol(
         "psnr": "dB, data range 1, per frame over H, W, C; mean over frames, clips, then scenes; "
         "at most 100",
         "ssim": "Gaussian window 11, sigma 1.5, data range 1, per channel",
-        "psnr_ci95": "bootstrap over clips",
-        "psnr_seed_std": "standard deviation over draws",
+        "ci95": "percentile bootstrap over clips",
+        "seed_std": "standard deviation over draws",
         "data": config.data.name,
         "frame_size": list(recordings[0].frames.shape[1:3]),
         "data_blake2b": data_hash(recordings),

@@ -72,13 +72,18 @@ def ssim_per_frame(
 
 
 def bootstrap_ci(
-    values: Sequence[float] | np.ndarray, seed: int, level: float = 0.95, resamples: int = 10_000
+    values: Sequence[float] | np.ndarray,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> tuple[float, float] | None:
     """Returns the percentile bootstrap interval (low, high) of the mean over clips.
 
     `values` holds one number per clip, in any unit; clips are drawn with replacement, and the same
-    seed gives the same interval. One clip says nothing about the spread between clips: None.
-    Raises ValueError for no clips, values that are not finite, or a level outside (0, 1).
+    seed gives the same interval. `weights` are the clips' in the mean (1 / clips of the same scene,
+    for a mean over scenes); None weighs them alike. One clip says nothing about the spread between
+    clips: None. Raises ValueError for no clips, values that are not finite, or a level outside (0, 1).
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
@@ -88,14 +93,14 @@ def bootstrap_ci(
     clips = values.size
     if clips == 1:
         return None
+    weights = np.ones(clips) if weights is None else np.asarray(weights, np.float64)
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)
     rows = max(1, 1_000_000 // clips)  # bounds the memory of the drawn indices
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        means[start : start + count] = values[generator.integers(clips, size=(count, clips))].mean(
-            axis=1
-        )
+        drawn = generator.integers(clips, size=(count, clips))
+        means[start : start + count] = np.average(values[drawn], axis=1, weights=weights[drawn])
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cvae_jax.data import datasets, pose
-from cvae_jax.data.datasets import frame_folder, prepared, real_clips
+from cvae_jax.data.datasets import frame_folder, real_clips, store
 from cvae_jax.errors import UserError
 
 SIZE = (44, 20)  # width, height of the made-up images
@@ -204,7 +204,7 @@ def test_long_recordings_are_cut_on_disk_and_joined(
 ) -> None:
     whole = load(lab, cache / "whole")["train"][0]
     monkeypatch.setattr(frame_folder, "RECORD_FRAMES", 5)
-    assert prepared.RECORD_FRAMES == 512
+    assert store.RECORD_FRAMES == 512
     joined = load(lab, cache / "cut")["train"]
     assert len(joined) == 1 and joined[0].start == 0
     np.testing.assert_array_equal(joined[0].frames, whole.frames)
@@ -288,13 +288,13 @@ def test_several_at_once_prepare_one_entry(lab: pathlib.Path, cache: pathlib.Pat
 def test_losing_the_race_keeps_the_winner(
     lab: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = prepared._rename
+    rename = store._rename
 
     def late(source: str, target: pathlib.Path) -> None:
         shutil.copytree(source, target)
         rename(source, target)
 
-    monkeypatch.setattr(prepared, "_rename", late)
+    monkeypatch.setattr(store, "_rename", late)
     assert len(load(lab, cache)["train"][0].frames) == 12
     assert len(list((cache / "frame_folder").iterdir())) == 1
 

@@ -152,6 +152,15 @@ def test_bootstrap_is_a_function_of_its_seed():
     assert bootstrap_ci(values, seed=3, resamples=50) != bootstrap_ci(values, 4, resamples=50)
 
 
+def test_bootstrap_weighs_clips_as_the_mean_does():
+    values, weights = np.array([0.0, 0.0, 0.0, 12.0]), np.array([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    assert bootstrap_ci(values, seed=0, weights=np.full(4, 0.25)) == bootstrap_ci(values, seed=0)
+    # The clip of 12 counts for three: drawn k times of four, the mean is 36 k / (4 + 2 k).
+    low, high = bootstrap_ci(values, seed=0, weights=weights)
+    assert low == 0.0 and high in (pytest.approx(36 * 3 / 10), pytest.approx(12.0))
+    assert bootstrap_ci(values, seed=0)[1] < high
+
+
 def test_bootstrap_of_equal_clips_one_clip_and_many_clips():
     assert bootstrap_ci([7.0, 7.0], seed=0) == (7.0, 7.0)
     assert bootstrap_ci([7.0], seed=0) is None

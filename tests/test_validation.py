@@ -144,7 +144,8 @@ def test_best_of_n_is_chosen_per_clip_and_metric():
         scores = {"psnr": np.array(psnr, np.float32), "ssim": np.array(ssim, np.float32)}
         samples.add(Scored(0, clip, None, scores, n))
     np.testing.assert_allclose(samples.mean.psnr, [14, 18])
-    assert samples.mean.samples == (15.0, 17.0)
+    assert [draw["psnr"] for draw in samples.mean.draws] == [15.0, 17.0]
+    assert [draw["ssim"] for draw in samples.mean.draws] == pytest.approx([0.9, 0.15])
     # Means 15, 17 and 15.5; the fourth is not asked.
     np.testing.assert_allclose(samples.best.psnr, [18, 16])
     np.testing.assert_allclose(samples.best.ssim, [0.9, 0.9])

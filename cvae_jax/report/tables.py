@@ -37,8 +37,8 @@ def results_table(results: dict) -> str:
 
     First the protocol, which no number goes without; then the rows without a scene, in their
     order; then a table for each scene; then what the latents carry. PSNR is in dB, to two digits,
-    SSIM to three, each with its interval over clips; "over draws" is the standard deviation of the
-    PSNR over sampling seeds. Rows that see their target carry a mark and a footnote.
+    SSIM to three, each with its interval over clips; "over draws" is the standard deviation over
+    sampling seeds. Rows that see their target carry a mark and a footnote.
     Raises KeyError for a row that lacks name, sees_target, or a metric, its interval or the spread.
     """
     rows = results["rows"]
@@ -49,7 +49,8 @@ def results_table(results: dict) -> str:
     for title, scene in groups:
         chosen = [_cells(row) for row in rows if row.get("scene") == scene]
         if chosen:
-            header = ("", "PSNR (dB)", "95 % over clips", "over draws", "SSIM", "95 % over clips")
+            over = ("95 % over clips", "over draws")
+            header = ("", "PSNR (dB)", *over, "SSIM", *over)
             parts += [f"### {title}", markdown_table(header, chosen)]
     if any(row["sees_target"] for row in rows):
         parts.append(_FOOTNOTE)
@@ -96,15 +97,15 @@ def with_interval(row: dict, metric: str, digits: int = 2) -> str:
 
 
 def _cells(row: dict) -> list[str]:
-    spread = row["psnr_seed_std"]
-    return [
-        row_name(row),
-        _number(row["psnr"], 2),
-        _interval(row["psnr_ci95"], 2),
-        _MISSING if spread is None else f"± {_number(spread, 2)}",
-        _number(row["ssim"], 3),
-        _interval(row["ssim_ci95"], 3),
-    ]
+    cells = [row_name(row)]
+    for metric, digits in (("psnr", 2), ("ssim", 3)):
+        spread = row[f"{metric}_seed_std"]
+        cells += [
+            _number(row[metric], digits),
+            _interval(row[f"{metric}_ci95"], digits),
+            _MISSING if spread is None else f"± {_number(spread, digits)}",
+        ]
+    return cells
 
 
 def _interval(interval: Sequence[float] | None, digits: int) -> str:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.dancer.scene import Scene
 from cvae_jax.data.dancer.workers import Job, render_all
-from cvae_jax.data.datasets.prepared import RECORD_FRAMES, RecordingsBuilder, load_prepared
+from cvae_jax.data.datasets.store import RECORD_FRAMES, RecordingsBuilder, load_prepared
 from cvae_jax.errors import UserError
 
 DEFAULT_FRAME_SIZE = (32, 64)

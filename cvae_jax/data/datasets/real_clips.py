@@ -17,7 +17,7 @@ from PIL import Image
 
 from cvae_jax.data import pose
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets.prepared import RecordingsBuilder, load_prepared
+from cvae_jax.data.datasets.store import RecordingsBuilder, load_prepared
 from cvae_jax.errors import UserError
 
 STRIPS = pathlib.Path(__file__).parent / "real_clips"
