@@ -1,6 +1,7 @@
 """Data sets: what is read, in which order, and every sentence a user can meet."""
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from cvae_jax.data import datasets, pose
+from cvae_jax.data.clips import Recording
 from cvae_jax.data.datasets import frame_folder, real_clips, store
 from cvae_jax.errors import UserError
 
@@ -394,3 +396,49 @@ def test_a_full_disk(tmp_path: pathlib.Path) -> None:
     assert last.startswith(f"cvae_jax.errors.UserError: Writing the prepared data to {folder}")
     assert "(File too large): make room" in last
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_vector_labels_come_back_from_the_store(tmp_path: pathlib.Path, size: int) -> None:
+    rng = np.random.default_rng(0)
+    recording = Recording(
+        scene="s",
+        name="a",
+        start=2,
+        frames=rng.integers(256, size=(700, 11, 12, 3), dtype=np.uint8),
+        labels=rng.normal(size=(700, size)).astype(np.float32),
+    )
+
+    class Vectors(store.RecordingsBuilder):
+        """A recording with vectors for labels."""
+
+        label_size = size
+
+        def records(self, split):
+            for start in (0, store.RECORD_FRAMES):
+                part = slice(start, start + store.RECORD_FRAMES)
+                yield dataclasses.replace(
+                    recording, start=2 + start, frames=recording.frames[part], labels=recording.labels[part]
+                )
+
+    data = store.load_prepared(
+        tmp_path / "entry", lambda folder: Vectors(frame_size=(11, 12), data_dir=folder)
+    )
+    (back,) = data["train"]
+    np.testing.assert_array_equal(back.labels, recording.labels)
+    np.testing.assert_array_equal(back.frames, recording.frames)
+    assert back.labels.dtype == np.float32 and not back.image_labels and back.start == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((4, 2)), "float64"),
+        (np.zeros((3, 2), np.float32), "differ in shape"),
+        (np.zeros((4, 12, 12, 3), np.uint8), "differ in shape"),
+        (np.full((4, 2), np.nan, np.float32), "finite"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recording("s", "a", 0, np.zeros((4, 11, 12, 3), np.uint8), labels)

@@ -15,7 +15,9 @@ class Recording:
     scene: what the camera looks at; recordings of one scene share background and person.
     name: names this stretch, unique within its split.
     start: index of its first frame in the source clip.
-    frames, labels: uint8 (T, H, W, 3), frame t and the label image that belongs to it.
+    frames: uint8 (T, H, W, 3).
+    labels: what belongs to each frame: an image, uint8 (T, H, W, 3); or a vector, float32 (T, A), in the
+      data set's own units (the action that led to the frame, say). (T, 0) means that there are no labels.
     """
 
     scene: str
@@ -25,16 +27,30 @@ class Recording:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        for field in ("frames", "labels"):
-            array = getattr(self, field)
-            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
-                raise ValueError(
-                    f"{field} must be uint8 (T, H, W, 3), got {array.dtype} {array.shape}"
-                )
-        if self.frames.shape != self.labels.shape:
+        frames, labels = self.frames, self.labels
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+        vectors = labels.dtype == np.float32 and labels.ndim == 2
+        if not vectors and (labels.dtype != np.uint8 or labels.ndim != 4 or labels.shape[-1] != 3):
             raise ValueError(
-                f"frames {self.frames.shape} and labels {self.labels.shape} differ in shape"
+                "labels must be uint8 (T, H, W, 3) or float32 (T, A), got "
+                f"{labels.dtype} {labels.shape}"
             )
+        fits = labels.shape[:1] == frames.shape[:1] if vectors else labels.shape == frames.shape
+        if not fits:
+            raise ValueError(f"frames {frames.shape} and labels {labels.shape} differ in shape")
+        if vectors and not np.isfinite(labels).all():
+            raise ValueError("labels must be finite")
+
+    @property
+    def image_labels(self) -> bool:
+        """Whether labels are images, and can be shown."""
+        return self.labels.ndim == 4
+
+
+def no_labels(length: int) -> np.ndarray:
+    """Return the labels of `length` frames that have none."""
+    return np.zeros((length, 0), np.float32)
 
 
 def span(clip_length: int, frame_step: int) -> int:
@@ -60,7 +76,7 @@ def windows(
 
 
 def extend(video: np.ndarray, length: int) -> np.ndarray:
-    """Return video (T, H, W, C) with its last frame repeated up to `length` frames."""
+    """Return video or labels (T, ...) with the last one repeated up to `length` of them."""
     return np.concatenate([video, np.repeat(video[-1:], length - len(video), axis=0)])
 
 

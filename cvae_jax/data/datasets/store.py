@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cvae_jax.data.clips import Recording
+from cvae_jax.data.clips import Recording, no_labels
 from cvae_jax.errors import UserError
 
 RECORD_FRAMES = 512
@@ -40,7 +40,8 @@ class _LocalInfo(tfds.core.DatasetInfo):
 class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A TFDS builder of recordings; a subclass says which recordings a split has.
 
-    frame_size: (H, W) of the frames and the labels.
+    frame_size: (H, W) of the frames, and of the labels where they are images.
+    label_size: entries of a label that is a vector (0: there are no labels); None: labels are images.
     splits: which of SPLITS there are.
     Other keywords are those of a TFDS builder.
     """
@@ -51,6 +52,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     # a package for it that it does not install.
     code_path = None
     splits: tuple[str, ...] = ("train", "validation")
+    label_size: int | None = None
 
     def __init__(self, *, frame_size: tuple[int, int], **keywords: Any) -> None:
         self.frame_size = frame_size
@@ -68,6 +70,17 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             dtype=np.uint8,
             encoding=tfds.features.Encoding.BYTES,
         )
+        if self.label_size is None:
+            labels = {"labels": video}
+        elif self.label_size:
+            vectors = tfds.features.Tensor(
+                shape=(None, self.label_size),
+                dtype=np.float32,
+                encoding=tfds.features.Encoding.BYTES,
+            )
+            labels = {"labels": vectors}
+        else:  # TFDS cannot read back an array without entries
+            labels = {}
         return _LocalInfo(
             builder=self,
             description=type(self).__doc__,
@@ -78,7 +91,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                     "name": tfds.features.Text(),
                     "start": np.int64,
                     "frames": video,
-                    "labels": video,
+                    **labels,
                 }
             ),
             disable_shuffling=True,
@@ -89,6 +102,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, piece in enumerate(self.records(split)):
+            labels = {} if self.label_size == 0 else {"labels": piece.labels}
             yield (
                 index,
                 {
@@ -96,7 +110,7 @@ class RecordingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                     "name": piece.name,
                     "start": piece.start,
                     "frames": piece.frames,
-                    "labels": piece.labels,
+                    **labels,
                 },
             )
 
@@ -188,7 +202,7 @@ def _join(source: Any) -> list[Recording]:
             name=record["name"].decode(),
             start=int(record["start"]),
             frames=record["frames"],
-            labels=record["labels"],
+            labels=record["labels"] if "labels" in record else no_labels(len(record["frames"])),
         )
         for record in (source[i] for i in range(len(source)))
     ]
