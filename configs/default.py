@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # every random number of the run is a function of this
     config.num_epochs = 100
     config.batch_size = 10  # clips in the global batch, over all devices
-    config.clip_length = 16  # frames per training clip, the given first frame included
+    config.clip_length = 16  # frames per training clip, the given frames included
+    config.n_past = 1  # true frames given at the start of a clip; those after them are predicted and scored
 
     config.precision = "float32"  # of the features; bfloat16: mixed precision, for accelerators
 
@@ -39,6 +40,7 @@ def get_config() -> ConfigDict:
     config.model.decoder_features = 192  # D
     config.model.output = "rgb"  # rgb (report), or residual: drawn on top of the first frame
     config.model.position_octaves = 0  # sines and cosines of the pixel's place for the decoder; 0 = none
+    config.model.history = 0  # frames before the previous one that the decoder sees; less than n_past
     config.model.formulation = "auto"  # auto (by backend), plain or cpu
 
     config.loss = ConfigDict()

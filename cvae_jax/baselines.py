@@ -12,27 +12,29 @@ _CHUNK = 64
 
 
 class Baselines:
-    """The four baselines of a training set; a scene the training set lacks uses all its frames.
+    """The baselines of a training set; a scene the training set lacks uses all its frames.
 
-    copy_first repeats the given frame; copy_previous repeats the true previous frame (it sees the video it
-    is scored on); mean_frame is the mean of the scene's training frames; nearest_pose is the scene's
-    training frame whose label image is nearest in L2.
+    copy_first repeats the given frame, the last of them if there are several; copy_previous repeats the true
+    previous frame (it sees the video it is scored on); mean_frame is the mean of the scene's training frames;
+    nearest_pose is the scene's training frame whose label image is nearest in L2 (absent where labels are no
+    images).
     """
 
     def __init__(self, train: list[Recording]):
         self._train = train
         self._scenes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def predict(self, recording: Recording) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (name, prediction float32 in [0, 1] (T-1, H, W, 3)) for each baseline."""
+    def predict(self, recording: Recording, n_past: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, prediction float32 in [0, 1] (T - n_past, H, W, 3)) for each baseline."""
         frames, labels = self._scene(recording.scene)
         truth = to_unit(recording.frames)
-        steps = len(truth) - 1
-        yield "copy_first", np.repeat(truth[:1], steps, axis=0)
-        yield "copy_previous", truth[:-1]
+        steps = len(truth) - n_past
+        yield "copy_first", np.repeat(truth[n_past - 1 : n_past], steps, axis=0)
+        yield "copy_previous", truth[n_past - 1 : -1]
         mean = np.mean(frames, axis=0, dtype=np.float64).astype(np.float32) / 255
         yield "mean_frame", np.repeat(mean[None], steps, axis=0)
-        yield "nearest_pose", to_unit(frames[nearest(recording.labels[1:], labels)])
+        if recording.image_labels:
+            yield "nearest_pose", to_unit(frames[nearest(recording.labels[n_past:], labels)])
 
     def _scene(self, scene: str) -> tuple[np.ndarray, np.ndarray]:
         if scene not in self._scenes:

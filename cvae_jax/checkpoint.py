@@ -155,16 +155,21 @@ class Checkpoints:
 
 
 def restore_for_evaluation(
-    parts: Components, workdir: Path, which: str, frame_size: tuple[int, int]
+    parts: Components,
+    workdir: Path,
+    which: str,
+    frame_size: tuple[int, int],
+    label_size: int | None = None,
 ) -> tuple[dict, int, Progress]:
     """Return the variables of a checkpoint to evaluate with, its step, and how far training was.
 
-    which: 'best', 'last' or a step. The averaged parameters are taken where they are kept. Raises UserError
-    where there is no such checkpoint or it cannot be read.
+    which: 'best', 'last' or a step. label_size: see `init_variables`. The averaged parameters are taken where
+    they are kept. Raises UserError where there is no such checkpoint or it cannot be read.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.find(which)
-        template = TrainState.create(init_variables(parts.model, 0, frame_size), parts.optimizer)
+        variables = init_variables(parts.model, 0, frame_size, label_size)
+        template = TrainState.create(variables, parts.optimizer)
         state, progress = checkpoints.restore(template, step)
     return state.evaluation_variables, step, progress
 

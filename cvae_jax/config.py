@@ -43,6 +43,7 @@ class Components:
     forcing: TeacherForcing
     learning_rate: LearningRate
     optimizer: Optimizer
+    n_past: int
 
     @classmethod
     def build(cls, config: ConfigDict) -> Components:
@@ -59,6 +60,7 @@ class Components:
             forcing=TeacherForcing(**config.teacher_forcing),
             learning_rate=LearningRate(**config.learning_rate),
             optimizer=Optimizer(**config.optimizer),
+            n_past=config.n_past,
         )
         place = dict(epoch=0, step=0, num_epochs=config.num_epochs)
         parts.learning_rate.value(**place, steps_per_epoch=1)
@@ -102,6 +104,7 @@ def _check_run(config: ConfigDict) -> None:
         "num_epochs": 1,
         "batch_size": 1,
         "clip_length": 2,
+        "n_past": 1,
         "seed": 0,
         "data.stride": 1,
         "data.frame_step": 1,
@@ -111,6 +114,7 @@ def _check_run(config: ConfigDict) -> None:
         "data.dancer.test_sequences": 0,
         "data.dancer.test_frames": 1,
         "model.position_octaves": 0,
+        "model.history": 0,
         "eval.every": 1,
         "eval.samples": 1,
         "eval.best_of": 0,
@@ -132,6 +136,16 @@ def _check_run(config: ConfigDict) -> None:
     for field in ("seed", "eval.seed", "data.dancer.seed"):
         if not values[field] < 2**32:
             raise UserError(f"config.{field} is {values[field]!r}; give a number below 2**32.")
+    if config.clip_length <= config.n_past:
+        raise UserError(
+            f"config.clip_length is {config.clip_length}; give more than config.n_past={config.n_past}, the "
+            "frames of a clip that are given."
+        )
+    if config.model.history >= config.n_past:
+        raise UserError(
+            f"config.model.history is {config.model.history}; give less than config.n_past={config.n_past}: "
+            "the first predicted frame would have no such past."
+        )
     every, kept = config.checkpoint.every, config.checkpoint.save_every
     if kept % every:
         raise UserError(

@@ -29,12 +29,13 @@ from cvae_jax.validation import Scored, Validator, latents
 FPS = 10
 BASELINES = ("nearest_pose", "mean_frame", "copy_first", "copy_previous")
 ROWS = ("prior", "prior_best_of_N", "prior_mean", "prior_scaled", "posterior", *BASELINES)
+MOST_PICTURES = 20  # clips of which a GIF and a film strip are written
 _BASELINE_CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipScores:
-    """One row's scores of one clip per predicted frame (T-1,): PSNR in dB and SSIM.
+    """One row's scores of one clip per predicted frame (T - n_past,): PSNR in dB and SSIM.
 
     `draws` holds the clip's mean PSNR and SSIM of each draw, where the row is a mean over several.
     """
@@ -97,12 +98,12 @@ def score(
     data = load_data(config)
     recordings = of_split(data, split, config.data.name)
     variables, step, progress = restore_for_evaluation(
-        parts, workdir, checkpoint, recordings[0].frames.shape[1:3]
+        parts, workdir, checkpoint, recordings[0].frames.shape[1:3], recordings[0].label_size
     )
     validator = (programs or Programs()).validator(config, parts, Devices(devices), with_ssim=True)
     scores, pictures, told = score_model(config, validator, variables, recordings)
     if baselines:
-        scores |= score_baselines(data["train"], recordings)
+        scores |= score_baselines(data["train"], recordings, config.n_past)
     results = {
         "protocol": protocol(config, recordings, split, step, checkpoint, progress.epoch),
         "rows": rows(scores, config),
@@ -194,15 +195,15 @@ class Samples:
 
 
 def score_baselines(
-    train: list[Recording], recordings: list[Recording]
+    train: list[Recording], recordings: list[Recording], n_past: int
 ) -> dict[str, list[ClipScores]]:
-    """Return {row: a ClipScores per clip} of the four baselines."""
+    """Return {row: a ClipScores per clip} of the baselines."""
     baselines = Baselines(train)
     measure = jax.jit(lambda p, t: (psnr_per_frame(p, t), ssim_per_frame(p, t)))
     scores: dict[str, list[ClipScores]] = {}
     for recording in recordings:
-        truth = to_unit(recording.frames[1:])
-        for name, prediction in baselines.predict(recording):
+        truth = to_unit(recording.frames[n_past:])
+        for name, prediction in baselines.predict(recording, n_past):
             parts = []
             for begin in range(0, len(truth), _BASELINE_CHUNK):
                 chunk = slice(begin, begin + _BASELINE_CHUNK)
@@ -271,10 +272,10 @@ def protocol(
     """Return what has to be known to compare the numbers with others."""
     return {
         "split": split,
-        "n_past": 1,
-        "n_pred": [len(r.frames) - 1 for r in recordings],
+        "n_past": config.n_past,
+        "n_pred": [len(r.frames) - config.n_past for r in recordings],
         "clips": [r.name for r in recordings],
-        "rollout": "autoregressive from the first true frame",
+        "rollout": "autoregressive from the first n_past true frames",
         "prior": f"z ~ N(0, I), one draw; mean of {config.eval.samples} draws",
         "prior_best_of_N": f"N = {config.eval.best_of}; per clip and metric the draw with the best mean over "
         "frames (looks at the target to choose)",
@@ -327,7 +328,7 @@ def draw(
     recordings: list[Recording],
     pictures: list[dict[str, np.ndarray]],
 ) -> None:
-    """Write the curves, and a GIF and a film strip per clip, into the eval folder."""
+    """Write the curves, and a GIF and a film strip of the first clips, into the eval folder."""
     for scene in {row.get("scene") for row in results["rows"]}:
         curves = {
             row["name"]: row["per_frame_psnr"]
@@ -342,13 +343,14 @@ def draw(
         history = [json.loads(line) for line in metrics.read_text().splitlines()]
         if history:
             figures.save_training_curves(folder / "training_curves.png", history)
-    for recording, predicted in zip(recordings, pictures, strict=True):
-        first = recording.frames[:1]
+    n_past = results["protocol"]["n_past"]
+    for recording, predicted in list(zip(recordings, pictures, strict=True))[:MOST_PICTURES]:
+        given = recording.frames[:n_past]
         columns = {
             "truth": recording.frames,
-            "prediction": np.concatenate([first, predicted["prior"]]),
-            "label": recording.labels,
-            "posterior": np.concatenate([first, predicted["posterior"]]),
+            "prediction": np.concatenate([given, predicted["prior"]]),
+            **({"label": recording.labels} if recording.image_labels else {}),
+            "posterior": np.concatenate([given, predicted["posterior"]]),
         }
         several = [r.scene for r in recordings].count(recording.scene) > 1
         stem = recording.name if several else recording.scene

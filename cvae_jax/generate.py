@@ -95,6 +95,11 @@ def generate(
     Raises UserError where the checkpoint, the data or the images are not there or cannot be read.
     """
     parts = Components.build(config)
+    if config.n_past > 1 and (request.first is not None or request.drive is not None):
+        raise UserError(
+            f"--first and --drive give the model one frame and the run has config.n_past={config.n_past}: "
+            "give --clip=NAME of a clip of its data set."
+        )
     out = Path(request.out) if request.out else workdir / FOLDER
     _make_folder(out, "--out")
     sampler = Sampler(parts, Devices(devices), config.eval.batch_size, config.eval.chunk)
@@ -102,22 +107,23 @@ def generate(
         _make_folder(Path(request.csv).parent, "--csv")
         if Path(request.csv).is_dir():
             raise UserError(f"--csv={request.csv} is a folder; give the name of a file.")
-        variables, *_ = restore_for_evaluation(
-            parts, workdir, request.checkpoint, frame_size(config)
-        )
         prompts = submission.read_prompts(config)
+        variables, *_ = restore_for_evaluation(
+            parts, workdir, request.checkpoint, *prompts[0].sizes
+        )
         videos = list(sampler.run(variables, prompts, 1, request.seed, request.temperature))
         written = [Path(request.csv)]
         submission.write_csv(written[0], videos)
         for prompt, frames in zip(prompts, videos, strict=True):
             written.append(out / f"test_{prompt.name}.gif")
-            columns = {"label": prompt.labels, "generated": frames}
+            shown = {} if prompt.sizes[1] is not None else {"label": prompt.labels}
+            columns = shown | {"generated": frames}
             figures.save_gif(written[-1], columns, request.fps)
         return written
     scene = read_scene(config, request)
     prompt = scene.prompt
     variables, *_ = restore_for_evaluation(
-        parts, workdir, request.checkpoint, prompt.first.shape[:2]
+        parts, workdir, request.checkpoint, *prompt.sizes
     )
     samples = request.samples or (SAMPLES if request.drive is None else 1)
     drawn = sampler.run(variables, [prompt], samples, request.seed, request.temperature)
@@ -146,7 +152,7 @@ def read_scene(config: ConfigDict, request: Request) -> Scene:
             raise UserError(
                 f"{request.labels} holds one label, that of the first frame: add one per frame to generate."
             )
-        return Scene(Prompt("files", first, labels), {"label": labels}, {})
+        return Scene(Prompt("files", first[None], labels), {"label": labels}, {})
     if request.drive is not None:
         transfer.require_keypoints(config.data.name)
     data = load_data(config)
@@ -157,10 +163,10 @@ def read_scene(config: ConfigDict, request: Request) -> Scene:
         )
         labels = transfer.transfer_labels(config.data.name, person, driver)
         before = {"driver": driver.frames, "its label": driver.labels, "normalised": labels}
-        return Scene(Prompt(person.name, person.frames[0], labels), before, {})
+        return Scene(Prompt(person.name, person.frames[:1], labels), before, {})
     recording, index = find_clip(data, request.clip, "--clip")
-    prompt = Prompt(recording.name, recording.frames[0], recording.labels, index)
-    return Scene(prompt, {"label": recording.labels}, {"truth": recording.frames})
+    before = {"label": recording.labels} if recording.image_labels else {}
+    return Scene(Prompt.of(recording, config.n_past, index), before, {"truth": recording.frames})
 
 
 def find_clip(data: dict[str, list[Recording]], name: str, flag: str) -> tuple[Recording, int]:

@@ -145,6 +145,12 @@ def _folded(model, feedback, variables, clips, noise, score, total):
     def unfold(x: Array) -> Array:
         return x.reshape(-1, clips_here, *x.shape[1:])
 
+    def true_history(start: Array) -> Array:
+        """The frames before the previous one of each step from start + 1 on, (size, b, h, w, 3 * history)."""
+        numbers = start + jnp.arange(size)[:, None] - 1 - jnp.arange(model.history)
+        frames = clips.frames[:, jnp.maximum(numbers, 0)]  # (b, size, history, h, w, 3)
+        return as_float(jnp.concatenate(jnp.moveaxis(frames, (1, 2), (1, 0)), axis=-1))
+
     def body(carry, chunk):
         batch_stats, gradients = carry
         start = chunk * size
@@ -159,7 +165,8 @@ def _folded(model, feedback, variables, clips, noise, score, total):
             previous = features[:-1]
             if feedback.cut_previous_features:
                 previous = lax.stop_gradient(previous)
-            step = posterior_cell(model, here, {
+            history = {"history": fold(true_history(start))} if model.history else {}
+            step = posterior_cell(model, here, history | {
                 "previous_features": fold(previous),
                 "current_features": fold(features[1:]),
                 "label_features": fold(label_features),

@@ -7,6 +7,9 @@ see `cvae_jax.gradients`).
 
 Video is (b, t, h, w, c) outside and time-major inside; uint8 is turned into float32 in [0, 1] one step
 at a time. Step t = 1 .. T-1 predicts frame t; frame 0 is given.
+
+The past of a step is what the decoder is shown of it, (b, h, w, 3 * (1 + history)): the previous frame, then
+the `model.history` frames before that one, latest first.
 """
 
 from __future__ import annotations
@@ -31,10 +34,11 @@ Noise = Callable[[Scalar], Array]
 
 @flax.struct.dataclass
 class Clips:
-    """A batch of clips: frames and labels (b, t, h, w, 3), uint8 or float in [0, 1]; mask (b,), 1 = real."""
+    """A batch of clips: frames (b, t, h, w, 3), uint8 or float in [0, 1]; labels alike, or vectors (b, t, a);
+    mask (b,), 1 = real."""
 
     frames: Num[Array, "b t h w c"]
-    labels: Num[Array, "b t h w c"]
+    labels: Num[Array, "b t ..."]
     mask: Float[Array, " b"]
 
 
@@ -111,7 +115,8 @@ def reconstruct(
     train: bool = False,
     emit: Callable[[Step, Scalar, Array], Any] = lambda step, t, target: step.frame,
     accumulate: tuple[Any, Callable[[Any, Step, Scalar], Any]] | None = None,
-    reference: Float[Array, "b h w 6"] | None = None,
+    reference: Float[Array, "b h w r"] | None = None,
+    past: Float[Array, "b h w p"] | None = None,
 ) -> tuple[Any, PyTree]:
     """Roll over a clip with z from the posterior of each frame.
 
@@ -122,6 +127,8 @@ def reconstruct(
       accumulate: (start, function): what goes from step to step by total = function(total, step, t).
       reference: what the clip starts from (`clip_reference`), where these frames go on from a predicted
         one; by default their own first frame and label.
+      past: the past of step 1, of which the first three channels are clips.frames[:, 0]; by default that
+        frame again and again.
 
     Returns:
       What was emitted, time-major (T-1, ...), or with `accumulate` a pair of that and the total; and the
@@ -142,7 +149,7 @@ def reconstruct(
         return step, batch_stats, add(carried, step, inputs.t), emitted
 
     total, emitted, batch_stats = roll(
-        model, variables, clips, noise, forced, Feedback(), advance, total, reference
+        model, variables, clips, noise, forced, Feedback(), advance, total, reference, past
     )
     return (emitted if accumulate is None else (emitted, total)), batch_stats
 
@@ -151,23 +158,23 @@ def predict(
     model: CVAE,
     variables: dict,
     first: Num[Array, "b h w c"],
-    labels: Num[Array, "b t h w c"],
+    labels: Num[Array, "b t ..."],
     noise: Noise,
     *,
     temperature: float | Scalar = 1.0,
-    previous: Num[Array, "b h w c"] | None = None,
+    past: Float[Array, "b h w p"] | None = None,
     start: int | Integer[Array, ""] = 0,
     emit: Callable[[Array, Scalar], Any] = lambda frame, t: frame,
 ) -> Any:
     """Generate a video from its first frame and labels, with z = temperature * noise.
 
-    A long video can be generated in pieces: the piece that begins with frame start + 1 is given `previous`,
-    frame number `start`, and labels of which labels[:, 0] belongs to the clip's first frame and
-    labels[:, k] to frame start + k.
+    A video can be generated in pieces, and from more than one given frame: the piece that begins with frame
+    start + 1 is given `past`, of which frame number `start` is the latest, and labels of which labels[:, 0]
+    belongs to the clip's first frame and labels[:, k] to frame start + k.
 
     Args:
-      previous: the frame to go on from; None for the first frame.
-      start: the number of that frame; the steps are start + 1 .. start + T-1, for noise and emit too.
+      past: see the top of this module, and `past_of`; None for the first frame alone.
+      start: the number of its latest frame; the steps are start + 1 .. start + T-1, for noise and emit too.
 
     Returns:
       What was emitted (by default frames in [0, 1]), time-major (T-1, ...). labels[:, 0] is used by the
@@ -177,39 +184,66 @@ def predict(
     mask = jnp.ones(first.shape[0])
 
     def next_frame(_: None, x: dict[str, Array]) -> tuple[None, Array]:
-        previous_features = encode_frame(model, variables, x["previous"])
+        previous, history = split_past(model, x["past"])
+        previous_features = encode_frame(model, variables, previous)
         label_features, _ = encode_label(model, variables, x["label"][None], x["mask"], train=False)
         raw = decode(
-            model, variables, previous_features, label_features[0], x["z"], x["reference"]
+            model, variables, previous_features, label_features[0], x["z"], x["reference"], history
         )
         return None, jnp.clip(raw, 0.0, 1.0)
 
     constant = {"reference": clip_reference(first, labels), "mask": mask}
 
-    def body(previous: Array, t: Scalar) -> tuple[Array, Any]:
+    def body(past: Array, t: Scalar) -> tuple[Array, Any]:
         label = frame_at(labels, t - start)
-        changing = {"previous": previous, "label": label, "z": temperature * noise(t)}
+        changing = {"past": past, "label": label, "z": temperature * noise(t)}
         _, frame = over_groups(model, next_frame, None, constant | changing)
-        return frame, emit(frame, t)
+        return push(past, frame), emit(frame, t)
 
-    begin = first if previous is None else as_float(previous)
+    begin = past_of(model, first[None]) if past is None else past
     return lax.scan(body, begin, start + step_numbers(labels))[1]
+
+
+def past_of(
+    model: CVAE, frames: Num[Array, "n b h w c"], before: Float[Array, "b h w p"] | None = None
+) -> Float[Array, "b h w p"]:
+    """Return the past after `frames`, time-major, the latest last.
+
+    before: the past of the first of the frames; None: that frame stands in for what would be before it.
+    """
+    frames = as_float(frames)
+    past = jnp.tile(frames[0], (1, 1, 1, 1 + model.history)) if before is None else before
+    for frame in frames[-(1 + model.history) :]:
+        past = push(past, frame)
+    return past
+
+
+def push(past: Float[Array, "b h w p"], frame: Float[Array, "b h w c"]) -> Float[Array, "b h w p"]:
+    """Return the past after one more frame."""
+    return jnp.concatenate([frame, past[..., : past.shape[-1] - frame.shape[-1]]], axis=-1)
+
+
+def split_past(model: CVAE, past: Float[Array, "b h w p"]) -> tuple[Array, Array | None]:
+    """Return (previous frame, history) of a past; history is None for a model that is shown none."""
+    return (past[..., :3], past[..., 3:]) if model.history else (past, None)
 
 
 @flax.struct.dataclass
 class Inputs:
     """What one step is given.
 
-    `clips` holds the arrays of each clip (b, ...): 'current', 'eps', 'reference', 'mask', and either
-    'previous', the frame, or 'previous_features', without gradient.
+    `clips` holds the arrays of each clip (b, ...): 'current', 'eps', 'reference', 'mask', either 'previous',
+    the frame, or 'previous_features', without gradient, and for a model that is shown it 'history'.
     """
 
     t: Scalar
-    label: Float[Array, "b h w c"]
+    label: Float[Array, "b ..."]
     clips: dict[str, Array]
 
 
-def roll(model, variables, clips, noise, forced, feedback, advance, carried, reference=None):
+def roll(
+    model, variables, clips, noise, forced, feedback, advance, carried, reference=None, past=None
+):
     """Scan `advance` over the steps of a clip, picking the previous frame.
 
     advance(inputs, batch_stats, carried) returns (step, batch_stats, carried, output); of the step
@@ -230,19 +264,27 @@ def roll(model, variables, clips, noise, forced, feedback, advance, carried, ref
             model, lambda _, x: (None, encode_frame(model, variables, x)), None, frame
         )[1]
 
+    if past is None:
+        past = past_of(model, first[None])
+
+    def pick(forced_t, true, generated):
+        if forced_t.ndim == 0:
+            return lax.cond(forced_t, lambda: true, lambda: generated)
+        return jnp.where(forced_t[:, None, None, None], true, generated)
+
     def body(carry, xs):
-        generated, true_features, batch_stats, carried = carry
+        generated, history, true_features, batch_stats, carried = carry
         t, forced_t = xs
+        of_history = {}
+        if model.history:
+            of_history = {"history": history}
+            history = push(history, pick(forced_t, frame_at(clips.frames, t - 1), generated))
         if carry_features:
             previous = lax.cond(
                 forced_t, lambda: true_features, lambda: features_of(generated)
             )
         else:
-            true_previous = frame_at(clips.frames, t - 1)
-            if forced_t.ndim == 0:
-                previous = lax.cond(forced_t, lambda: true_previous, lambda: generated)
-            else:
-                previous = jnp.where(forced_t[:, None, None, None], true_previous, generated)
+            previous = pick(forced_t, frame_at(clips.frames, t - 1), generated)
             if feedback.cut_previous_features:
                 previous = features_of(previous)
         if feedback.cut_previous_features:
@@ -253,16 +295,17 @@ def roll(model, variables, clips, noise, forced, feedback, advance, carried, ref
             "current": frame_at(clips.frames, t), "eps": noise(t), "reference": reference,
             "mask": clips.mask,
         }  # fmt: skip
-        inputs = Inputs(t, frame_at(clips.labels, t), given | of_clips)
+        inputs = Inputs(t, frame_at(clips.labels, t), given | of_history | of_clips)
         step, batch_stats, carried, output = advance(inputs, batch_stats, carried)
         true_features = lax.stop_gradient(step.current_features) if carry_features else None
         generated = lax.stop_gradient(step.frame) if feedback.cut_feedback else step.frame
-        return (generated, true_features, batch_stats, carried), output
+        return (generated, history, true_features, batch_stats, carried), output
 
     start = (
-        first, features_of(first) if carry_features else None, variables["batch_stats"], carried
+        first, split_past(model, past)[1], features_of(first) if carry_features else None,
+        variables["batch_stats"], carried,
     )  # fmt: skip
-    (_, _, batch_stats, carried), outputs = lax.scan(body, start, (t, forced))
+    (*_, batch_stats, carried), outputs = lax.scan(body, start, (t, forced))
     return carried, outputs, batch_stats
 
 
@@ -277,7 +320,9 @@ def posterior_cell(model: CVAE, variables: dict, x: dict[str, Array]) -> Step:
     label_features = x["label_features"]
     mu, logvar = model.apply(variables, current_features, label_features, method="posterior")
     z = mu + jnp.exp(0.5 * logvar) * x["eps"]
-    raw = decode(model, variables, previous_features, label_features, z, x["reference"])
+    raw = decode(
+        model, variables, previous_features, label_features, z, x["reference"], x.get("history")
+    )
     return Step(raw, mu, logvar, current_features)
 
 
@@ -309,25 +354,32 @@ def encode_frame(model: CVAE, variables: dict, frame: Array) -> Array:
 
 
 def encode_label(model, variables, label, mask, train: bool) -> tuple[Array, PyTree]:
-    """Return the features of labels (g, b, h, w, c) and the batch statistics after them."""
+    """Return the features of labels (g, b, ...) and the batch statistics after them."""
     if not train:
         features = model.apply(variables, label, mask, False, method="encode_label")
         return features, variables["batch_stats"]
     features, updates = model.apply(
         variables, label, mask, True, method="encode_label", mutable=["batch_stats"]
     )
-    return features, updates["batch_stats"]
+    return features, updates.get("batch_stats", variables["batch_stats"])  # labels may need none
 
 
-def decode(model, variables, previous_features, label_features, z, reference) -> Array:
+def decode(
+    model, variables, previous_features, label_features, z, reference, history=None
+) -> Array:
     """Return the decoder's output, not clamped."""
     return model.apply(
-        variables, previous_features, label_features, z, reference, method="decode"
+        variables, previous_features, label_features, z, reference, history, method="decode"
     )
 
 
 def clip_reference(first: Array, labels: Array) -> Array:
-    """Return what a clip starts from, (b, h, w, 6): its first frame and that frame's label."""
+    """Return what a clip starts from, (b, h, w, 6): its first frame and that frame's label.
+
+    Of labels that are no images the frame alone, (b, h, w, 3).
+    """
+    if labels.ndim != 5:
+        return first
     return jnp.concatenate([first, as_float(labels[:, 0])], axis=-1)
 
 
@@ -336,13 +388,15 @@ def as_float(x: Num[Array, ...]) -> Float[Array, ...]:
     return x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x
 
 
-def frame_at(video: Num[Array, "b t h w c"], t: Scalar) -> Float[Array, "b h w c"]:
-    """Return frame t, as float: nothing but this frame is ever laid out anew."""
+def frame_at(video: Num[Array, "b t ..."], t: Scalar) -> Float[Array, "b ..."]:
+    """Return frame (or label) t, as float: nothing but this frame is ever laid out anew."""
     return as_float(lax.dynamic_index_in_dim(video, t, axis=1, keepdims=False))
 
 
-def frames_from(video: Num[Array, "b t h w c"], t: Scalar, count: int) -> Float[Array, "g b h w c"]:
-    """Return `count` frames from frame t on, as float and time-major."""
+def frames_from(
+    video: Num[Array, "b t ..."], t: Scalar, count: int
+) -> Float[Array, "g b ..."]:
+    """Return `count` frames (or labels) from frame t on, as float and time-major."""
     return as_float(jnp.swapaxes(lax.dynamic_slice_in_dim(video, t, count, axis=1), 0, 1))
 
 

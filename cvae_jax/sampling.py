@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from cvae_jax.config import Components
-from cvae_jax.data.clips import extend, to_unit
+from cvae_jax.data.clips import Recording, extend
+from cvae_jax.data.loader import past_at
 from cvae_jax.parallel import Devices
-from cvae_jax.rollout import address, clip_noise, predict
+from cvae_jax.rollout import address, clip_noise, past_of, predict
 from cvae_jax.validation import EVALUATION_STREAM
 
 
@@ -21,14 +22,25 @@ from cvae_jax.validation import EVALUATION_STREAM
 class Prompt:
     """What a video is generated from.
 
-    name: for files and messages. first: uint8 (H, W, 3), frame 0. labels: uint8 (T, H, W, 3), one per frame;
-    labels[0] belongs to the first frame. index: the clip's number, which its noise is addressed by.
+    name: for files and messages. given: uint8 (n_past, H, W, 3), the video's first frames. labels: one per
+    frame of the video, uint8 (T, H, W, 3) or float32 (T, A). index: the clip's number, which its noise is
+    addressed by.
     """
 
     name: str
-    first: np.ndarray
+    given: np.ndarray
     labels: np.ndarray
     index: int = 0
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], int | None]:
+        """(H, W) of the frames, and the length of a label that is a vector (None: it is an image)."""
+        return self.given.shape[1:3], None if self.labels.ndim == 4 else self.labels.shape[1]
+
+    @classmethod
+    def of(cls, recording: Recording, n_past: int, index: int = 0) -> Prompt:
+        """Return what a recording's own video is predicted from."""
+        return cls(recording.name, recording.frames[:n_past], recording.labels, index)
 
 
 class Sampler:
@@ -46,6 +58,8 @@ class Sampler:
         self, parts: Components, devices: Devices, batch_size: int, chunk: int
     ):
         self._devices, self._batch_size, self._chunk = devices, batch_size, chunk
+        self._n_past = parts.n_past
+        self._history = parts.model.history
         self._advance = devices.map_clips(_advance(parts))
 
     def run(
@@ -58,14 +72,15 @@ class Sampler:
     ) -> Iterator[np.ndarray]:
         """Yield samples 0, 1, ... of each prompt, one prompt after the other: uint8 (T, H, W, 3).
 
-        Frame 0 is the prompt's own. All prompts have one frame size.
+        The given frames are the prompt's own. All prompts have one frame size.
         """
         items = [(prompt, sample) for prompt in prompts for sample in range(samples)]
         devices = len(self._devices)
         size = -(-min(self._batch_size, len(items)) // devices) * devices
-        chunk = max(1, min(self._chunk, max(len(p.labels) for p in prompts) - 1))
+        longest = max(len(p.labels) for p in prompts) - self._n_past
+        chunk = max(1, min(self._chunk, longest))
         batches = [items[begin : begin + size] for begin in range(0, len(items), size)]
-        frames = sum(max(len(p.labels) for p, _ in batch) - 1 for batch in batches)
+        frames = sum(max(len(p.labels) for p, _ in batch) - self._n_past for batch in batches)
         variables = self._devices.place(variables)
         with tqdm(total=frames, unit="frame", dynamic_ncols=True, file=sys.stderr) as bar:
             bar.set_description("generating (the first compiles)")
@@ -80,34 +95,36 @@ class Sampler:
     ) -> np.ndarray:
         """Return uint8 (b, T, H, W, 3) with T of the longest."""
         longest = max(len(prompt.labels) for prompt, _ in items)
-        first = np.stack([prompt.first for prompt, _ in items])
+        given = np.stack([prompt.given for prompt, _ in items])
+        count = given.shape[1]
         labels = np.stack([extend(prompt.labels, longest) for prompt, _ in items])
         constant = self._devices.split({
-            "first": first,
+            "first": given[:, 0],
             "clip": np.array([prompt.index for prompt, _ in items], np.uint32),
             "sample": np.array([sample for _, sample in items], np.uint32),
         })  # fmt: skip
-        previous = self._devices.split({"frame": to_unit(first)})["frame"]
+        past = self._devices.split({"past": past_at(given, self._history)})["past"]
         controls = {"seed": np.uint32(seed), "temperature": np.float32(temperature)}
-        pieces = [first[:, None]]
-        for start in range(0, longest - 1, chunk):
+        pieces = [given]
+        for start in range(count - 1, longest - 1, chunk):
             steps = labels[:, start + 1 : start + 1 + chunk]
             real = steps.shape[1]
             filling = np.repeat(steps[:, -1:], chunk - real, axis=1)  # the last piece has one shape too
             piece = {"labels": np.concatenate([labels[:, :1], steps, filling], axis=1)}
-            inputs = constant | self._devices.split(piece) | {"previous": previous}
+            inputs = constant | self._devices.split(piece) | {"past": past}
             out = self._advance(variables, inputs, controls | {"start": np.int32(start)})
-            previous = out["previous"]
+            past = out["past"]
             pieces.append(self._devices.fetch(out["frames"])[:, :real])
             bar.update(real)
         return np.concatenate(pieces, axis=1)
 
 
 def _advance(parts: Components) -> Callable:
-    """Return the device function (variables, batch, controls) -> frames of one piece, and the last one.
+    """Return the device function (variables, batch, controls) -> frames of one piece, and the past after it.
 
-    batch: first uint8 (b, H, W, 3), previous float32 (b, H, W, 3), labels uint8 (b, 1 + n, H, W, 3), clip and
-    sample (b,). controls: seed, temperature, start. Returns frames uint8 (b, n, H, W, 3) and previous.
+    batch: first uint8 (b, H, W, 3), past float32 (b, H, W, p) (see `cvae_jax.rollout`), labels
+    (b, 1 + n, ...), clip and sample (b,). controls: seed, temperature, start. Returns frames uint8
+    (b, n, H, W, 3) and past.
     """
     model = parts.model
 
@@ -116,9 +133,12 @@ def _advance(parts: Components) -> Callable:
         keys = address(controls["seed"], EVALUATION_STREAM, batch["clip"], batch["sample"])
         frames = predict(
             model, variables, batch["first"], batch["labels"], clip_noise(keys, z_shape),
-            temperature=controls["temperature"], previous=batch["previous"], start=controls["start"],
+            temperature=controls["temperature"], past=batch["past"], start=controls["start"],
         )  # fmt: skip
         rounded = jnp.round(255.0 * frames).astype(jnp.uint8)
-        return {"frames": jnp.swapaxes(rounded, 0, 1), "previous": frames[-1]}
+        return {
+            "frames": jnp.swapaxes(rounded, 0, 1),
+            "past": past_of(model, frames, batch["past"]),
+        }
 
     return advance

@@ -182,7 +182,7 @@ def _score_baselines(study: ConfigDict, run: Planned) -> dict[str, dict]:
     """Return {baseline: its row} of the study's split."""
     data = load_data(run.config)
     recordings = evaluate.of_split(data, study.split, run.config.data.name)
-    scores = evaluate.score_baselines(data["train"], recordings)
+    scores = evaluate.score_baselines(data["train"], recordings, run.config.n_past)
     return {row["name"]: row for row in evaluate.rows(scores, run.config) if "scene" not in row}
 
 

@@ -28,17 +28,17 @@ def read_prompts(config: ConfigDict) -> list[Prompt]:
     """
     if config.data.name == "frame_folder":
         size = tuple(config.data.frame_size or frame_folder.DEFAULT_FRAME_SIZE)
-        return _read_folders(config.data.dir, size)
+        return _read_folders(config.data.dir, size, config.n_past)
     recordings = load_data(config).get("test")
     if not recordings:
         raise UserError(
             f"--csv needs test sequences and the data set {config.data.name} has none; "
             "give --config.data.name=frame_folder with --config.data.dir=FOLDER."
         )
-    return [Prompt(r.name, r.frames[0], r.labels, i) for i, r in enumerate(recordings)]
+    return [Prompt.of(r, config.n_past, i) for i, r in enumerate(recordings)]
 
 
-def _read_folders(data_dir: str | None, size: tuple[int, int]) -> list[Prompt]:
+def _read_folders(data_dir: str | None, size: tuple[int, int], n_past: int) -> list[Prompt]:
     if not data_dir:
         raise UserError(
             f"--csv needs the folder that holds {FRAMES} and {LABELS}: add --config.data.dir=FOLDER."
@@ -47,15 +47,23 @@ def _read_folders(data_dir: str | None, size: tuple[int, int]) -> list[Prompt]:
     for number in sorted(sequences[FRAMES].keys() ^ sequences[LABELS].keys()):
         lacking = LABELS if number in sequences[FRAMES] else FRAMES
         raise UserError(f"{Path(data_dir) / lacking} lacks the sequence {number}: add or remove it in both.")
-    paths = {n: frame_folder.list_folder(f)[0] for n, f in sorted(sequences[FRAMES].items())}
+    given = {
+        n: frame_folder.list_folder(f)[:n_past] for n, f in sorted(sequences[FRAMES].items())
+    }
+    for number, paths in given.items():
+        if len(paths) < n_past:
+            raise UserError(
+                f"{sequences[FRAMES][number]} holds {len(paths)} frames and config.n_past={n_past} are given "
+                "to the model: add the missing ones."
+            )
     return [
         Prompt(
             name=str(number),
-            first=frame_folder.read_image(path, size)[0],
+            given=np.stack([frame_folder.read_image(path, size)[0] for path in paths]),
             labels=frame_folder.read_folder(sequences[LABELS][number], size),
             index=index,
         )
-        for index, (number, path) in enumerate(paths.items())
+        for index, (number, paths) in enumerate(given.items())
     ]
 
 

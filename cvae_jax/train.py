@@ -106,13 +106,22 @@ class Programs:
 
 def load_data(config: ConfigDict) -> dict[str, list[datasets.Recording]]:
     """Return the config's recordings by split, preparing them on first use."""
-    return datasets.load(
+    data = datasets.load(
         config.data.name,
         data_dir=config.data.dir,
         cache_dir=str(config.data.cache or DEFAULT_CACHE),
         frame_size=config.data.frame_size,
         options={"dancer": config.data.dancer.to_dict()},
     )
+    for split, recordings in data.items():
+        for recording in recordings if split != "train" else ():
+            if len(recording.frames) <= config.n_past:
+                raise UserError(
+                    f"The {split} recording {recording.name} of {config.data.name} has "
+                    f"{len(recording.frames)} frames, of which config.n_past={config.n_past} are given: "
+                    "there is nothing to predict; lower config.n_past or bring longer recordings."
+                )
+    return data
 
 
 def train(
@@ -158,6 +167,7 @@ class Run:
             clips_per_epoch=config.data.clips_per_epoch,
         )
         self.frame_size = data["train"][0].frames.shape[1:3]
+        self.label_size = data["train"][0].label_size
         self.devices = Devices(devices)
         self.train_step = programs.train_step(self.parts, self.devices)
         self._compiled = False
@@ -186,7 +196,9 @@ class Run:
         return state
 
     def _start(self) -> tuple[TrainState, Progress]:
-        variables = init_variables(self.parts.model, self.config.seed, self.frame_size)
+        variables = init_variables(
+            self.parts.model, self.config.seed, self.frame_size, self.label_size
+        )
         state = TrainState.create(variables, self.parts.optimizer)
         progress = Progress()
         if self.checkpoints.steps:
@@ -284,6 +296,9 @@ class Run:
                 seed=self.config.seed, epoch=epoch, batch=number,
                 num_steps=self.config.clip_length - 1, batch_size=self.config.batch_size,
             )  # fmt: skip
+            logged = values | {"forced_share": float(np.mean(forced))}
+            given = np.arange(1, self.config.clip_length) <= self.config.n_past
+            forced = forced | (given if forced.ndim == 1 else given[:, None])
             traced = {
                 "seed": np.uint32(self.config.seed),
                 "beta": np.float32(values["beta"]),
@@ -293,7 +308,6 @@ class Run:
                 batch["forced"] = forced.T
             else:
                 traced["forced"] = forced
-            logged = values | {"forced_share": float(np.mean(forced))}
             split = self.devices.split(pad_to_devices(batch, len(self.devices)))
             yield number, split, traced, logged
 

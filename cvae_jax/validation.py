@@ -1,7 +1,7 @@
 """Whole clips rolled out on the devices and scored frame by frame, in memory that does not grow with T.
 
-A rollout is a sequence of calls of one compiled program, each over at most `chunk` frames: the previous frame
-stays on the device between calls, scores and, where they are wanted, frames leave it.
+A rollout is a sequence of calls of one compiled program, each over at most `chunk` frames: the past stays on
+the device between calls, scores and, where they are wanted, frames leave it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ from jaxtyping import Array, PyTree
 
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording, extend
-from cvae_jax.data.loader import rollout_batches
+from cvae_jax.data.loader import past_at, rollout_batches
 from cvae_jax.losses import kl_elements
 from cvae_jax.metrics import psnr_per_frame, ssim_per_frame
 from cvae_jax.parallel import Devices
-from cvae_jax.rollout import Clips, address, as_float, clip_noise, clip_reference, predict, reconstruct
+from cvae_jax.rollout import (
+    Clips,
+    address,
+    as_float,
+    clip_noise,
+    clip_reference,
+    past_of,
+    predict,
+    reconstruct,
+)
 
 EVALUATION_STREAM = jnp.uint32(1)
 MODES = ("prior", "posterior")
@@ -39,7 +48,9 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One sample of one clip: frames uint8 (T-1, H, W, 3) if asked for, scores per predicted frame (T-1,).
+    """One sample of one clip: frames uint8 (P, H, W, 3) if asked for, scores per predicted frame (P,).
+
+    P = T - n_past: the last frames of the recording, those that were not given.
 
     `scores` holds 'psnr' (dB), with SSIM asked for 'ssim', and for the posterior 'recon' and 'kl' as the
     objective defines them (without the training clip of the log-variance) and 'kl_nats', the KL summed over
@@ -55,7 +66,7 @@ class Scored:
 
 
 class Validator:
-    """Autoregressive rollouts of whole recordings from their first true frame.
+    """Autoregressive rollouts of whole recordings from their first `n_past` true frames.
 
     mode 'prior' draws z from N(0, I); mode 'posterior' draws it from the posterior of the very frame it
     predicts, so its numbers are reconstructions. Noise is addressed by (seed, clip, sample, t): it does not
@@ -68,7 +79,8 @@ class Validator:
         self._devices = devices
         self._batch_size = batch_size
         self._chunk = chunk
-        self._latents = parts.model.latent_channels
+        self._n_past = parts.n_past
+        self._history = parts.model.history
         self._compiled = {
             mode: devices.map_clips(make_rollout(parts, mode, with_ssim)) for mode in MODES
         }
@@ -94,7 +106,7 @@ class Validator:
             wanted = any(sample in frames_of for _, sample in rows)
             out, moments = self._roll(mode, variables, batch, controls, wanted)
             for row, (clip, sample) in enumerate(rows):
-                predicted = len(recordings[clip].frames) - 1
+                predicted = len(recordings[clip].frames) - self._n_past
                 own = {name: values[row, :predicted] for name, values in out.items()}
                 frames = own.pop("frames", None)
                 yield Scored(
@@ -105,22 +117,23 @@ class Validator:
     def _roll(
         self, mode: str, variables: PyTree, batch: dict, controls: dict, with_frames: bool
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        """Return {name: (clips, T-1, ...)} and, for the posterior, the two sums of `Moments` per clip."""
-        split, fetch = self._devices.split, self._devices.fetch
-        steps = batch["frames"].shape[1] - 1
+        """Return {name: (clips, P, ...)} and, for the posterior, the two sums of `Moments` per clip."""
+        split, fetch, given = self._devices.split, self._devices.fetch, self._n_past
+        steps = batch["frames"].shape[1] - given
         chunks = -(-steps // self._chunk)
         size = -(-steps // chunks)
         constant = split({name: batch[name] for name in ("mask", "index", "sample", "length")})
         start = split({"first": batch["frames"][:, 0], "first_label": batch["labels"][:, 0]})
-        previous = jax.tree.map(as_float, start["first"])
+        past = split({"past": past_at(batch["frames"][:, :given], self._history)})["past"]
         moments: list[np.ndarray] = []
         found = []
         for begin in range(0, steps, size):
-            part = slice(1 + begin, 1 + begin + size)
+            part = slice(given + begin, given + begin + size)
             video = split({name: _filled(batch[name][:, part], size) for name in ("frames", "labels")})
-            inputs = constant | start | video | {"previous": previous}
-            out = self._compiled[mode](variables, inputs, controls | {"start": np.int32(begin)})
-            previous = out.pop("previous")
+            inputs = constant | start | video | {"past": past}
+            place = {"start": np.int32(given - 1 + begin)}
+            out = self._compiled[mode](variables, inputs, controls | place)
+            past = out.pop("past")
             if not with_frames:
                 del out["frames"]
             sums = fetch(out.pop("moments", []))
@@ -137,10 +150,10 @@ def _filled(video: np.ndarray, length: int) -> np.ndarray:
 def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
     """Return the device function (variables, batch, controls) -> outputs of one chunk of a rollout.
 
-    batch: first and first_label (b, H, W, 3), what the clips start from; previous float32 (b, H, W, 3), the
-    frame before the chunk; frames and labels (b, C, H, W, 3) of its steps; mask, index, sample, length (b,).
-    controls: seed, temperature, and start, the index of the frame before the chunk. Outputs:
-    {name: (b, C, ...)}, and previous, the chunk's last frame; for the posterior moments, two (b, H, W, N).
+    batch: first (b, H, W, 3) and first_label (b, ...), what the clips start from; past float32 (b, H, W, p)
+    of the chunk (see `cvae_jax.rollout`); frames and labels (b, C, ...) of its steps; mask, index, sample,
+    length (b,). controls: seed, temperature, and start, the index of the frame before the chunk. Outputs:
+    {name: (b, C, ...)}, and past, that after the chunk; for the posterior moments, two (b, H, W, N).
     """
     model, objective = parts.model, parts.objective
 
@@ -149,7 +162,7 @@ def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
         return scores | ({"ssim": ssim_per_frame(frame, target)} if with_ssim else {})
 
     def run(variables: PyTree, batch: dict, controls: dict) -> dict:
-        first, previous, start = as_float(batch["first"]), batch["previous"], controls["start"]
+        first, past, start = as_float(batch["first"]), batch["past"], controls["start"]
         targets = as_float(batch["frames"])
         labels = jnp.concatenate([batch["first_label"][:, None], batch["labels"]], axis=1)
         keys = address(controls["seed"], EVALUATION_STREAM, batch["index"], batch["sample"])
@@ -164,7 +177,7 @@ def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
 
             frames, out = predict(
                 model, variables, first, labels, noise, temperature=controls["temperature"],
-                previous=previous, start=start, emit=emit_prior,
+                past=past, start=start, emit=emit_prior,
             )  # fmt: skip
         else:
 
@@ -179,17 +192,18 @@ def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
                 known = (start + t < batch["length"])[:, None, None, None]
                 return [sums[0] + known * step.mu, sums[1] + known * step.mu**2]
 
-            clips = Clips(
-                jnp.concatenate([previous[:, None], targets], axis=1), labels, batch["mask"]
-            )
+            frames = jnp.concatenate([past[:, None, ..., :3], targets], axis=1)
+            clips = Clips(frames, labels, batch["mask"])
             forced = jnp.zeros(targets.shape[1], bool)
-            zeros = jnp.zeros((len(previous), *first.shape[1:3], model.latent_channels))
+            zeros = jnp.zeros((len(past), *first.shape[1:3], model.latent_channels))
             ((frames, out), moments), _ = reconstruct(
                 model, variables, clips, lambda t: noise(start + t), forced, emit=emit_posterior,
                 accumulate=([zeros, zeros], add), reference=clip_reference(first, labels),
+                past=past,
             )  # fmt: skip
         out["frames"] = jnp.round(255.0 * frames).astype(jnp.uint8)
-        out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out) | {"previous": frames[-1]}
+        out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
+        out["past"] = past_of(model, frames, past)
         return out if moments is None else out | {"moments": moments}
 
     return run

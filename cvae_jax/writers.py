@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cvae_jax.errors import UserError
@@ -44,30 +45,31 @@ class Writers:
             self._wandb.log(scalars, step=row["step"])
 
     def validation(self, step: int, scored: dict[str, list[Scored]]) -> None:
-        """Write the per-frame PSNR curves and a film strip per scene: truth, prior, posterior, label."""
+        """Write per scene the per-frame PSNR, the mean over its clips, and a film strip of the first of them.
+
+        The strip has truth, prior, posterior and, where it is an image, the label.
+        """
         images = {}
-        for prior, posterior in zip(scored["prior"], scored["posterior"], strict=True):
-            recording = prior.recording
+        for scene in dict.fromkeys(s.recording.scene for s in scored["prior"]):
+            own = {mode: [s for s in clips if s.recording.scene == scene] for mode, clips in scored.items()}
             # TensorBoard's x axis is the frame here, so each validation needs a tag of its own.
-            tag = f"{recording.scene}/step_{step}"
-            curves = zip(prior.scores["psnr"], posterior.scores["psnr"], strict=True)
-            for t, (z_prior, z_posterior) in enumerate(curves, start=1):
-                self._tensorboard.write_scalars(
-                    t,
-                    {
-                        f"per_frame_psnr_prior/{tag}": z_prior,
-                        f"per_frame_psnr_posterior/{tag}": z_posterior,
-                    },
-                )
-            images[recording.scene] = image_strip(
-                {
-                    "truth": recording.frames[1:],
-                    "prior": prior.frames,
-                    "posterior": posterior.frames,
-                    "label": recording.labels[1:],
-                },
-                every=max(1, len(prior.frames) // 10),
-            )
+            tag = f"{scene}/step_{step}"
+            for t in range(max(len(s.scores["psnr"]) for s in own["prior"])):
+                values = {
+                    f"per_frame_psnr_{mode}/{tag}": np.mean([
+                        s.scores["psnr"][t] for s in clips if t < len(s.scores["psnr"])
+                    ])
+                    for mode, clips in own.items()
+                }  # fmt: skip
+                self._tensorboard.write_scalars(t + 1, values)
+            prior, posterior = own["prior"][0], own["posterior"][0]
+            recording, count = prior.recording, len(prior.frames)
+            columns = {
+                "truth": recording.frames[-count:], "prior": prior.frames, "posterior": posterior.frames
+            }  # fmt: skip
+            if recording.image_labels:
+                columns["label"] = recording.labels[-count:]
+            images[scene] = image_strip(columns, every=max(1, count // 10))
         if self._images:
             self._tensorboard.write_images(
                 step, {f"validation/{scene}": strip[None] for scene, strip in images.items()}

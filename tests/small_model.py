@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cvae_jax.models.blocks import BatchNorm, Convolution, leaky_relu
-from cvae_jax.models.cvae import CVAE
+from cvae_jax.models.cvae import CVAE, VectorEncoder
 
 
 class Layer(nn.Module):
@@ -49,6 +49,7 @@ class SmallCVAE(CVAE):
     def setup(self):
         self.frame_encoder = Layer("conv3x3", self.frame_features, "layer_6")
         self.label_encoder = LabelLayer(2, self.axis_name)
+        self.vector_encoder = VectorEncoder(2, "plain")
         self.gaussian_predictor = PosteriorLayer(self.latent_channels)
         self.decoder_fusion = Layer("dense", self.decoder_features, "layer_5")
         self.generator = Layer("conv3x3", 3, "layer_7")

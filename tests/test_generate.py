@@ -71,7 +71,7 @@ def save_run(folder, parts, variables):
 
 def prompt(length=8, seed=3, index=0):
     recording = moving_square("p", length, seed)
-    return Prompt("p", recording.frames[0], recording.labels, index)
+    return Prompt.of(recording, 1, index)
 
 
 def run(parts, variables, prompts, samples=1, seed=0, temperature=1.0, chunk=32, devices=1, batch=8):
@@ -89,7 +89,7 @@ def whole(parts, variables, prompt, sample=0, seed=0):
     keys = address(jnp.uint32(seed), EVALUATION_STREAM, jnp.asarray([prompt.index]), sample)
     noise = clip_noise(keys, (*SIZE, parts.model.latent_channels))
     roll = jax.jit(lambda v, first, labels: predict(parts.model, v, first, labels, noise))
-    return np.asarray(roll(variables, prompt.first[None], prompt.labels[None]))[:, 0]
+    return np.asarray(roll(variables, prompt.given[:1], prompt.labels[None]))[:, 0]
 
 
 # Sampling
@@ -102,10 +102,10 @@ def test_pieces_make_the_whole_and_frame_0_is_there_once(parts, variables):
     for chunk in (32, 7, 3, 1):  # 7 steps: one piece, one that fits, a short last one, single steps
         (video,) = run(parts, variables, [given], chunk=chunk)
         assert video.shape == given.labels.shape and video.dtype == np.uint8
-        np.testing.assert_array_equal(video[0], given.first)
+        np.testing.assert_array_equal(video[0], given.given[0])
         assert apart(video[1:], expected) <= 1
         assert (video[1:] == expected).mean() > 0.99  # rounded, not cut off
-        assert apart(video[1], given.first) > 1
+        assert apart(video[1], given.given[0]) > 1
 
 
 def test_one_program_serves_all_pieces(parts, variables):
@@ -337,7 +337,7 @@ def test_submission_is_what_a_direct_computation_gives(workdir, parts, variables
     for index, (number, length) in enumerate(lengths.items()):
         first, _ = frame_folder.read_image(tmp_path / f"test/test_img/{number}/frame3.png", SIZE)
         labels = frame_folder.read_folder(tmp_path / f"test/test_label/{number}", SIZE)
-        frames = whole(parts, variables, Prompt("", first, labels, index))
+        frames = whole(parts, variables, Prompt("", first[None], labels, index))
         video = np.concatenate([first[None], np.clip(np.rint(255 * frames), 0, 255)])
         expected = np.moveaxis(video, -1, 1).reshape(length, -1)
         rows = table[begin : begin + length, 1:]

@@ -47,6 +47,11 @@ class Recording:
         """Whether labels are images, and can be shown."""
         return self.labels.ndim == 4
 
+    @property
+    def label_size(self) -> int | None:
+        """The length of a label that is a vector; None: labels are images."""
+        return None if self.image_labels else self.labels.shape[1]
+
 
 def no_labels(length: int) -> np.ndarray:
     """Return the labels of `length` frames that have none."""

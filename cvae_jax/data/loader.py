@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cvae_jax.data.clips import Recording, extend, span, windows
+from cvae_jax.data.clips import Recording, extend, span, to_unit, windows
 from cvae_jax.errors import UserError
 
 SHUFFLE_STREAM = 0x5487
@@ -72,7 +72,7 @@ class TrainLoader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Yield the epoch's batches from number `start` on.
 
-        Each holds frames and labels uint8 (B, T, H, W, 3), mask float32 (B,) and index int32 (B,), the
+        Each holds frames uint8 (B, T, H, W, 3), labels (B, T, ...), mask float32 (B,) and index int32 (B,), the
         clip's place in the global batch.
         """
         clips = self.windows
@@ -108,13 +108,21 @@ def pad_to_devices(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, 
     return padded
 
 
+def past_at(given: np.ndarray, history: int) -> np.ndarray:
+    """Return what the model is shown of given frames uint8 (B, N, H, W, 3), more than `history` of them.
+
+    float32 (B, H, W, 3 * (1 + history)) in [0, 1]: the last frame, then those before it, latest first.
+    """
+    return to_unit(np.concatenate([given[:, -1 - k] for k in range(1 + history)], axis=-1))
+
+
 def rollout_batches(
     recordings: list[Recording], samples: range, batch_size: int, num_devices: int
 ) -> Iterator[tuple[list[tuple[int, int]], dict[str, np.ndarray]]]:
     """Yield (rows, batch) over whole recordings; row r of a batch is sample n of clip i: rows[r] = (i, n).
 
-    All clips of one sample come before the next sample's. All batches have one shape: frames and labels
-    uint8 (B, T, H, W, 3), padded to the longest recording by their last frame; mask float32 (B,); index, the
+    All clips of one sample come before the next sample's. All batches have one shape: frames uint8
+    (B, T, H, W, 3) and labels (B, T, ...), padded to the longest recording by their last frame; mask float32 (B,); index, the
     clip, and sample uint32 (B,); length int32 (B,), the clip's own T.
     """
     rows = [(clip, sample) for sample in samples for clip in range(len(recordings))]

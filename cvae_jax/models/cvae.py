@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cvae_jax.models.blocks import BatchNorm, Convolution, DepthConvBlock, ResidualBlock
+from cvae_jax.models.blocks import BatchNorm, Convolution, DepthConvBlock, ResidualBlock, leaky_relu
 from cvae_jax.models.ops import resolve_formulation
 
 OUTPUTS = ("rgb", "residual")
@@ -55,6 +55,27 @@ class LabelEncoder(nn.Module):
         x = x.reshape(g * b, *x.shape[2:])
         x = ResidualBlock(self.features, self.formulation, name="layer_4")(x)
         return x.reshape(g, b, *x.shape[1:])
+
+
+class VectorEncoder(nn.Module):
+    """Labels that are vectors, of about unit scale, to L features, the same at every pixel.
+
+    Vectors without entries (no labels) become no features.
+    """
+
+    features: int
+    formulation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "g b a"]) -> Float[Array, "g b 1 1 l"]:
+        g, b, entries = x.shape
+        if not entries:
+            return x.reshape(g, b, 1, 1, 0)
+        x = x.reshape(g * b, 1, 1, entries)
+        x = Convolution("dense", self.features, self.formulation, name="layer_0")(x)
+        x = leaky_relu(x, 0.01)
+        x = Convolution("dense", self.features, self.formulation, name="layer_2")(x)
+        return x.reshape(g, b, 1, 1, self.features)
 
 
 class GaussianPredictor(nn.Module):
@@ -140,6 +161,8 @@ class CVAE(nn.Module):
         its label and draws the difference to it, so that what does not move need not be drawn again.
       position_octaves: the decoder also sees each pixel's place as sines and cosines of this many
         octaves (see `positions`), so that it can remember what is where before a still camera; 0 = not.
+      history: the decoder also sees this many frames before the previous one, as they are: what moves has a
+        direction; 0 = none.
       formulation: 'auto', 'plain' or 'cpu' (see `cvae_jax.models.ops`).
       precision: of the features: 'float32', or 'bfloat16' (mixed precision, Micikevicius et al., 2018:
         parameters, statistics, the posterior, the frame and every loss stay in float32).
@@ -152,6 +175,7 @@ class CVAE(nn.Module):
     decoder_features: int
     output: str = "rgb"
     position_octaves: int = 0
+    history: int = 0
     formulation: str = "auto"
     precision: str = "float32"
     axis_name: str | None = None
@@ -160,6 +184,7 @@ class CVAE(nn.Module):
         form = resolve_formulation(self.formulation)
         self.frame_encoder = FrameEncoder(self.frame_features, form)
         self.label_encoder = LabelEncoder(self.label_features, form, self.axis_name)
+        self.vector_encoder = VectorEncoder(self.label_features, form)
         self.gaussian_predictor = GaussianPredictor(self.latent_channels, form)
         self.decoder_fusion = DecoderFusion(self.decoder_features, form)
         self.generator = Generator(3, form)
@@ -169,32 +194,42 @@ class CVAE(nn.Module):
         return self.frame_encoder(self._features(frame))
 
     def encode_label(
-        self, label: Float[Array, "g b h w 3"], mask: Float[Array, " b"], train: bool
+        self, label: Float[Array, "g b ..."], mask: Float[Array, " b"], train: bool
     ) -> Float[Array, "g b h w l"]:
-        """Encode label images in [0, 1] of g time steps; `mask` is 1 for real clips, 0 for padding."""
+        """Encode the labels of g time steps; `mask` is 1 for real clips, 0 for padding.
+
+        Images (g, b, h, w, 3) in [0, 1], or vectors (g, b, a), whose features have h = w = 1.
+        """
+        if label.ndim == 3:
+            return self.vector_encoder(self._features(label))
         return self.label_encoder(self._features(label), mask, train)
 
     def posterior(
-        self, frame_features: Float[Array, "n h w f"], label_features: Float[Array, "n h w l"]
+        self, frame_features: Float[Array, "n h w f"], label_features: Float[Array, "n hl wl l"]
     ) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
         """Return (mu, logvar) of q(z | current frame, label)."""
-        joined = jnp.concatenate([frame_features, label_features], axis=-1)
+        joined = jnp.concatenate([frame_features, _spread(label_features, frame_features)], axis=-1)
         return self.gaussian_predictor(self._features(joined))
 
     def decode(
         self,
         previous_features: Float[Array, "n h w f"],
-        label_features: Float[Array, "n h w l"],
+        label_features: Float[Array, "n hl wl l"],
         z: Float[Array, "n h w z"],
-        reference: Float[Array, "n h w 6"],
+        reference: Float[Array, "n h w r"],
+        history: Float[Array, "n h w k"] | None = None,
     ) -> Float[Array, "n h w 3"]:
         """Return the predicted frame, not clamped.
 
-        `reference` holds the clip's first frame and its label; the 'residual' output uses it only.
+        `reference` holds the clip's first frame and, where it is an image, its label; the 'residual' output
+        uses it only. `history` holds the frames before the previous one, latest first, where the model is
+        shown any.
         """
-        inputs = [previous_features, label_features, z]
+        inputs = [previous_features, _spread(label_features, z), z]
         if self.output == "residual":
             inputs.append(reference)
+        if self.history:
+            inputs.append(history)
         if self.position_octaves:
             n, h, w, _ = z.shape
             places = positions(h, w, self.position_octaves)
@@ -206,23 +241,33 @@ class CVAE(nn.Module):
     def _features(self, x: Array) -> Array:
         return x.astype(self.precision)
 
-    def __call__(self, frame: Float[Array, "n h w 3"], label: Float[Array, "n h w 3"]) -> Array:
+    def __call__(self, frame: Float[Array, "n h w 3"], label: Float[Array, "n ..."]) -> Array:
         """Run every module once (used to create the variables)."""
         features = self.encode_frame(frame)
         label_features = self.encode_label(label[None], jnp.ones(frame.shape[0]), train=True)[0]
         mu, _ = self.posterior(features, label_features)
-        reference = jnp.concatenate([frame, label], axis=-1)
-        return self.decode(features, label_features, mu, reference)
+        reference = jnp.concatenate([frame, label], axis=-1) if label.ndim == 4 else frame
+        history = jnp.tile(frame, (1, 1, 1, self.history)) if self.history else None
+        return self.decode(features, label_features, mu, reference, history)
 
 
-def init_variables(model: CVAE, seed: int, frame_size: tuple[int, int]) -> dict:
+def _spread(label_features: Array, like: Array) -> Array:
+    """Return the features of a vector at every pixel of `like`; an image's as they are."""
+    return jnp.broadcast_to(label_features, (*like.shape[:3], label_features.shape[-1]))
+
+
+def init_variables(
+    model: CVAE, seed: int, frame_size: tuple[int, int], label_size: int | None = None
+) -> dict:
     """Create {'params', 'batch_stats'} from `seed`: the same numbers on every backend.
 
+    `label_size` is the length of labels that are vectors; None: they are images.
     Draws the distribution that `model.init` declares (uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0)
     with NumPy, because compiling 130 random draws takes half a minute on a CPU and this takes none.
     """
     frame = jax.ShapeDtypeStruct((1, *frame_size, 3), jnp.float32)
-    shapes = jax.eval_shape(model.clone(axis_name=None).init, jax.random.key(0), frame, frame)
+    label = frame if label_size is None else jax.ShapeDtypeStruct((1, label_size), jnp.float32)
+    shapes = jax.eval_shape(model.clone(axis_name=None).init, jax.random.key(0), frame, label)
     rng = np.random.default_rng(np.random.SeedSequence([seed]))
 
     def fill(tree: dict) -> dict:
@@ -239,4 +284,4 @@ def init_variables(model: CVAE, seed: int, frame_size: tuple[int, int]) -> dict:
             name: np.full(leaf.shape, constants[name], np.float32) for name, leaf in tree.items()
         }
 
-    return fill(shapes)
+    return {"batch_stats": {}} | fill(shapes)
