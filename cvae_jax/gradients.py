@@ -140,16 +140,16 @@ def _folded(model, feedback, variables, clips, noise, score, total):
     reference = clip_reference(as_float(clips.frames[:, 0]), clips.labels)
 
     def fold(x: Array) -> Array:
-        return x.reshape(-1, *x.shape[2:])
+        return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
     def unfold(x: Array) -> Array:
         return x.reshape(-1, clips_here, *x.shape[1:])
 
     def true_history(start: Array) -> Array:
         """The frames before the previous one of each step from start + 1 on, (size, b, h, w, 3 * history)."""
-        numbers = start + jnp.arange(size)[:, None] - 1 - jnp.arange(model.history)
-        frames = clips.frames[:, jnp.maximum(numbers, 0)]  # (b, size, history, h, w, 3)
-        return as_float(jnp.concatenate(jnp.moveaxis(frames, (1, 2), (1, 0)), axis=-1))
+        steps = start + jnp.arange(size)
+        frames = [clips.frames[:, jnp.maximum(steps - 1 - k, 0)] for k in range(model.history)]
+        return as_float(jnp.swapaxes(jnp.concatenate(frames, axis=-1), 0, 1))
 
     def body(carry, chunk):
         batch_stats, gradients = carry

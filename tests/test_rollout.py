@@ -28,6 +28,7 @@ GAIN = 8.0
 BETA = np.float32(1e-5)
 MODEL = SmallCVAE(8, 2, N, 8)
 RESIDUAL = SmallCVAE(8, 2, N, 8, output="residual")
+HISTORY = SmallCVAE(8, 2, N, 8, history=2)
 REPORT = Feedback()
 FEATURES_UNCUT = Feedback(cut_previous_features=False)
 UNCUT = Feedback(cut_feedback=False, cut_previous_features=False)
@@ -94,7 +95,8 @@ def scanned(feedback, variables, clips, forced, model=MODEL):
 
 @partial(jax.jit, static_argnames="model")
 def plain_step(
-    model, params, stats, previous, current, label, eps, mask, forced, true_previous, cuts, reference
+    model, params, stats, previous, history, current, label, eps, mask, forced, true_previous, cuts,
+    reference,
 ):
     """One step, written from the specification; cuts (2,) is 1 where a gradient stops."""
 
@@ -110,13 +112,17 @@ def plain_step(
     )
     mu, logvar = model.apply(here, features, label_features[0], method="posterior")
     z = mu + jnp.exp(logvar / 2) * eps
-    raw = model.apply(here, previous_features, label_features[0], z, reference, method="decode")
+    shown = jnp.concatenate(history, axis=-1) if history else None
+    raw = model.apply(
+        here, previous_features, label_features[0], z, reference, shown, method="decode"
+    )
     frame = jnp.clip(raw, 0, 1)
     count = mask.sum()
     recon = (jnp.mean((frame - current) ** 2, axis=(1, 2, 3)) * mask).sum() / count**2
     lv = jnp.clip(logvar, -10, 10)
     kl = -0.5 * jnp.sum(1 + lv - mu**2 - jnp.exp(lv), axis=(1, 2, 3)) @ mask / count
-    return frame, updates["batch_stats"], recon, kl
+    history = [previous, *history][: len(history)]  # latest first
+    return frame, history, updates.get("batch_stats", stats), recon, kl
 
 
 def plain(feedback, variables, clips, forced, model=MODEL):
@@ -124,14 +130,17 @@ def plain(feedback, variables, clips, forced, model=MODEL):
     forced = np.broadcast_to(np.reshape(forced, (STEPS, -1)), (STEPS, B)).copy()
     forced[0] = True
     cuts = np.float32([feedback.cut_feedback, feedback.cut_previous_features])
-    reference = jnp.concatenate([clips.frames[:, 0], clips.labels[:, 0]], axis=-1)
+    reference = clips.frames[:, 0]
+    if clips.labels.ndim == 5:
+        reference = jnp.concatenate([reference, clips.labels[:, 0]], axis=-1)
 
     # Differentiated by the start too, so that all steps are one program.
     def loss(params, frame, stats):
         recon = kl = 0.0
+        history = [clips.frames[:, 0]] * model.history
         for t in range(1, STEPS + 1):
-            frame, stats, recon_t, kl_t = plain_step(
-                model, params, stats, frame, clips.frames[:, t], clips.labels[:, t], EPS[t - 1],
+            frame, history, stats, recon_t, kl_t = plain_step(
+                model, params, stats, frame, history, clips.frames[:, t], clips.labels[:, t], EPS[t - 1],
                 clips.mask, forced[t - 1], clips.frames[:, t - 1], cuts,
                 reference,
             )  # fmt: skip
@@ -206,6 +215,41 @@ def residual_variables():
 def test_gradients_of_the_residual_output(residual_variables, clips, feedback, forced):
     arguments = (feedback, residual_variables, clips, forced, RESIDUAL)
     assert_same(scanned(*arguments), plain(*arguments))
+
+
+@pytest.fixture(scope="module")
+def history_variables():
+    return jax.tree.map(jnp.asarray, init_variables(HISTORY, 0, (H, W)))
+
+
+@pytest.mark.parametrize(
+    ("feedback", "forced"),
+    [
+        pytest.param(REPORT, MIXED, id="mixed"),
+        pytest.param(REPORT, BY_CLIP, id="by-clip"),
+        pytest.param(UNCUT, MIXED, id="uncut"),
+        pytest.param(FOLDED, TRUE, id="folded"),
+    ],
+)
+def test_gradients_with_a_history(history_variables, clips, feedback, forced):
+    """The decoder sees the two frames before the previous one as it saw them: true ones, or its own."""
+    arguments = (feedback, history_variables, clips, forced, HISTORY)
+    assert_same(scanned(*arguments), plain(*arguments))
+
+
+@pytest.mark.parametrize("size", [0, 3])
+@pytest.mark.parametrize(
+    ("feedback", "forced"), [(REPORT, MIXED), (FOLDED, TRUE)], ids=["scanned", "folded"]
+)
+def test_gradients_with_vectors_for_labels(clips, feedback, forced, size):
+    variables = jax.tree.map(jnp.asarray, init_variables(RESIDUAL, 0, (H, W), size))
+    vectors = change(clips, labels=draw((B, STEPS + 1, size), 5))
+    ours = scanned(feedback, variables, vectors, forced, RESIDUAL)
+    assert_same(ours, plain(feedback, variables, vectors, forced, RESIDUAL))
+    if size:
+        assert norm(ours[0]["vector_encoder"]) > 0
+    else:
+        assert "vector_encoder" not in ours[0] and not ours[2]
 
 
 def test_the_three_cuts_have_different_gradients(variables, clips):
