@@ -2,15 +2,15 @@
 
     python study.py --config=configs/ablation.py --workdir=S
 
-Each variant makes the changes of those above it and one more. `positions` is `recommended.py` at this width;
-what comes after was tried on top of it and is no part of it. Every run takes as many steps on as many frames.
+Each variant makes the changes of those above it and one more; the last is `recommended.py` at this width. Every
+run takes as many steps on as many frames.
 """
 
 from ml_collections import ConfigDict
 
 from configs import recommended, study_reduced
 
-# Row: the fields of `recommended.CHANGES`, and of TRIED, that it takes over.
+# Row: the fields of `recommended.CHANGES` that it takes over.
 ROWS = {
     "report_exact": (),
     "loss": ("loss.kl", "loss.clamp", "loss.divide_recon_by_batch"),
@@ -19,11 +19,9 @@ ROWS = {
     "features_uncut": ("rollout.cut_previous_features",),
     "frame_step": ("data.frame_step",),
     "positions": ("model.position_octaves",),
-    "l1_mse": ("loss.reconstruction",),
-    "ema": ("optimizer.ema_decay",),
+    "residual": ("model.output",),
 }
 NARROW = {"learning_rate.peak": 4e-3}  # at this width and with so few steps
-TRIED = {"loss.reconstruction": "l1_mse", "optimizer.ema_decay": 0.98}
 
 
 def get_config() -> ConfigDict:
@@ -39,7 +37,7 @@ def get_config() -> ConfigDict:
     for name, fields in ROWS.items():
         for field in fields:
             section, key = field.split(".")
-            changes.setdefault(section, {})[key] = (recommended.CHANGES | NARROW | TRIED)[field]
+            changes.setdefault(section, {})[key] = (recommended.CHANGES | NARROW)[field]
         variants[name] = {section: dict(values) for section, values in changes.items()}
     config.variants, config.changes = tuple(variants), ConfigDict(variants)
     return config

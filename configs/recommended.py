@@ -19,6 +19,8 @@ CHANGES = {
     "learning_rate.warmup_epochs": 2,
     "data.frame_step": 8,  # a clip spans 41 frames; recordings of 40 need less
     "model.position_octaves": 5,
+    # Of short recordings much better; of hours of one scene rgb is a little better (docs/results/ablation.md).
+    "model.output": "residual",
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_train import data, small_model, tiny_config  # noqa: F401
 
-from configs import ablation, recommended, study_reduced
+from configs import ablation, ablation_real_clips, recommended, study_reduced
 from configs import study as full
 from cvae_jax import study as studies
 from cvae_jax import train as training
@@ -160,7 +160,7 @@ def test_intervals_over_seeds_are_students():
     assert mean_interval([4.0]) == (4.0, None)
 
 
-@pytest.mark.parametrize("config", [full, study_reduced, ablation], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("config", [full, study_reduced, ablation, ablation_real_clips], ids=lambda m: m.__name__)
 def test_every_study_plans(config, tmp_path):
     study = config.get_config()
     runs = studies.plan(study, tmp_path)
@@ -172,11 +172,11 @@ def test_the_ablation_goes_from_report_exact_to_recommended(tmp_path):
     study = ablation.get_config()
     runs = studies.plan(study, tmp_path)[: len(study.variants)]
     found = {run.variant: flatten(run.config.to_dict()) for run in runs}
-    exact, last = found["report_exact"], found["positions"]
+    exact, last = found["report_exact"], found["residual"]
     wanted = flatten(recommended.get_config().to_dict())
     for field in recommended.CHANGES:
         assert last[field] == ablation.NARROW.get(field, wanted[field]) != exact[field]
-    changing = {*recommended.CHANGES, *ablation.TRIED, "name"}
+    changing = {*recommended.CHANGES, "name"}
     for a, b in zip(found.values(), list(found.values())[1:], strict=False):
         differing = {field for field in a if a[field] != b[field]}
         assert {"name"} < differing <= changing
