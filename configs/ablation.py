@@ -2,8 +2,8 @@
 
     python study.py --config=configs/ablation.py --workdir=S
 
-Each variant makes the changes of those above it and one more; the last is `recommended.py` at this width. Every
-run takes as many steps on as many frames.
+Each variant makes the changes of those above it and one more; the last is `recommended.py` at this width.
+Every run takes as many steps on as many frames.
 """
 
 from ml_collections import ConfigDict

@@ -19,7 +19,7 @@ CHANGES = {
     "learning_rate.warmup_epochs": 2,
     "data.frame_step": 8,  # a clip spans 41 frames; recordings of 40 need less
     "model.position_octaves": 5,
-    # Of short recordings much better; of hours of one scene rgb is a little better (docs/results/ablation.md).
+    # For short recordings much better, for an hour of one scene rgb a little (docs/results/ablation.md).
     "model.output": "residual",
 }
 

@@ -160,7 +160,9 @@ def test_intervals_over_seeds_are_students():
     assert mean_interval([4.0]) == (4.0, None)
 
 
-@pytest.mark.parametrize("config", [full, study_reduced, ablation, ablation_real_clips], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "config", [full, study_reduced, ablation, ablation_real_clips], ids=lambda m: m.__name__
+)
 def test_every_study_plans(config, tmp_path):
     study = config.get_config()
     runs = studies.plan(study, tmp_path)
