@@ -195,13 +195,16 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
         )
     try:
         stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise UserError(f"{path} cannot be read as a config: it holds no object of fields.")
         unknown = sorted(flatten(stored).keys() - flatten(template.to_dict()).keys())
         if unknown:
             raise UserError(f"{path} has fields this version does not know: {', '.join(unknown)}.")
         config = copy.deepcopy(template)
         config.update(_tuples(stored))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a config of this version: {error}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as a config of this version: {reason}") from None
     return config
 
 

@@ -124,13 +124,35 @@ def load_prepared(
     make_builder: makes the builder that prepares into the folder it is given.
 
     Returns the recordings of the builder's splits, sorted by scene and name. Raises UserError where the cache
-    cannot be written, and what the builder raises.
+    cannot be written or read, and what the builder raises.
     """
     if not entry.is_dir():
         _prepare(entry, make_builder)
-    builder = tfds.builder_from_directory(os.fspath(entry))
-    splits = [split for split in SPLITS if split in builder.info.splits]
-    return {split: _join(builder.as_data_source(split)) for split in splits}
+    try:
+        return read(entry)
+    except UnreadableError as error:
+        raise UserError(
+            f"The prepared data in {entry} cannot be read ({error}): delete that folder, and they are "
+            "prepared again."
+        ) from error
+
+
+class UnreadableError(Exception):
+    """A folder holds no recordings that this version can read; the message says why, in a few words."""
+
+
+def read(folder: pathlib.Path) -> dict[str, list[Recording]]:
+    """Reads the recordings of a prepared folder, by split, each split sorted by scene and name.
+
+    Raises UnreadableError for files that are missing, damaged or of another form.
+    """
+    try:
+        builder = tfds.builder_from_directory(os.fspath(folder))
+        splits = [split for split in SPLITS if split in builder.info.splits]
+        return {split: _join(builder.as_data_source(split)) for split in splits}
+    except Exception as error:  # TFDS, protobuf and array_record each have their own
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UnreadableError(f"damaged, or written by another version: {reason}") from error
 
 
 def _prepare(entry: pathlib.Path, make_builder: Callable[[str], RecordingsBuilder]) -> None:
