@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
     config.precision = "float32"  # of the features; bfloat16: mixed precision, for accelerators
 
     config.data = ConfigDict()
-    config.data.name = "real_clips"  # real_clips, frame_folder or dancer
-    config.data.dir = placeholder(str)  # frame_folder: the folder with train/ and val/
+    config.data.name = "real_clips"  # docs/data.md names them all
+    config.data.dir = placeholder(str)  # the folder you bring, for data sets that read one
     config.data.cache = placeholder(str)  # prepared data; None = data/ of this clone
-    config.data.frame_size = placeholder(tuple)  # (H, W); None = (64, 32) real_clips, else (32, 64)
+    config.data.frame_size = placeholder(tuple)  # (H, W); None = the data set's own
     config.data.stride = placeholder(int)  # frames between clip starts; None = no overlap
     config.data.frame_step = 1  # a training clip takes every n-th frame (evaluation takes every frame)
     config.data.shuffle = True  # order of the clips as a pure function of (seed, epoch)
@@ -32,6 +32,24 @@ def get_config() -> ConfigDict:
     config.data.dancer.validation_frames = 630  # length of the one validation sequence
     config.data.dancer.test_sequences = 5  # 0 = no test split
     config.data.dancer.test_frames = 630  # length of each test sequence
+
+    config.data.stochastic_moving_mnist = ConfigDict()  # digits that bounce at random
+    config.data.stochastic_moving_mnist.seed = 0  # of digits and trajectories
+    config.data.stochastic_moving_mnist.digits = 2  # in a frame
+    config.data.stochastic_moving_mnist.train_sequences = 2000
+    config.data.stochastic_moving_mnist.train_frames = 15  # of each
+    config.data.stochastic_moving_mnist.validation_sequences = 32
+    config.data.stochastic_moving_mnist.test_sequences = 256  # 0 = no test split
+    config.data.stochastic_moving_mnist.eval_frames = 25  # of each validation and test sequence
+
+    config.data.kth = ConfigDict()
+    config.data.kth.labels = "none"  # none, or action: which of the six, as a vector
+    config.data.kth.eval_frames = 40  # of each validation and test sequence; shorter ones are left out
+
+    config.data.bair = ConfigDict()
+    config.data.bair.labels = "action"  # action (of the arm, as a vector), or none
+    config.data.bair.train_sequences = placeholder(int)  # None = all
+    config.data.bair.validation_sequences = 256  # taken from the end of the training ones
 
     config.model = ConfigDict()
     config.model.frame_features = 128  # F

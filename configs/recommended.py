@@ -34,3 +34,17 @@ def get_config():
         section, name = field.split(".")
         config[section][name] = value
     return config
+
+
+def field(name: str, n_past: int, n_future: int):
+    """The recipe on one of the field's data sets: `n_past` frames given, `n_future` more in a training clip."""
+    config = get_config()
+    config.name = config.data.name = name
+    config.n_past, config.clip_length = n_past, n_past + n_future
+    config.data.stride = None
+    config.data.frame_step = 1
+    config.data.clips_per_epoch = None
+    config.model.output = "rgb"  # nothing stays where it was in the first frame
+    config.model.history = n_past - 1
+    config.eval.every = 5
+    return config

@@ -113,6 +113,16 @@ def _check_run(config: ConfigDict) -> None:
         "data.dancer.validation_frames": 1,
         "data.dancer.test_sequences": 0,
         "data.dancer.test_frames": 1,
+        "data.stochastic_moving_mnist.seed": 0,
+        "data.stochastic_moving_mnist.digits": 1,
+        "data.stochastic_moving_mnist.train_sequences": 1,
+        "data.stochastic_moving_mnist.train_frames": 2,
+        "data.stochastic_moving_mnist.validation_sequences": 1,
+        "data.stochastic_moving_mnist.test_sequences": 0,
+        "data.stochastic_moving_mnist.eval_frames": 2,
+        "data.kth.eval_frames": 2,
+        "data.bair.train_sequences": 1,
+        "data.bair.validation_sequences": 1,
         "model.position_octaves": 0,
         "model.history": 0,
         "eval.every": 1,
@@ -133,7 +143,7 @@ def _check_run(config: ConfigDict) -> None:
         value = values[field]
         if value is not None and not value >= smallest:
             raise UserError(f"config.{field} is {value!r}; give at least {smallest}.")
-    for field in ("seed", "eval.seed", "data.dancer.seed"):
+    for field in ("seed", "eval.seed", "data.dancer.seed", "data.stochastic_moving_mnist.seed"):
         if not values[field] < 2**32:
             raise UserError(f"config.{field} is {values[field]!r}; give a number below 2**32.")
     if config.clip_length <= config.n_past:

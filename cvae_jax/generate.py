@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cvae_jax import submission, transfer
 from cvae_jax.checkpoint import restore_for_evaluation
 from cvae_jax.config import Components
+from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.datasets import frame_folder
 from cvae_jax.errors import UserError
@@ -98,6 +99,11 @@ def generate(
     if config.n_past > 1 and (request.first is not None or request.drive is not None):
         raise UserError(
             f"--first and --drive give the model one frame and the run has config.n_past={config.n_past}: "
+            "give --clip=NAME of a clip of its data set."
+        )
+    if request.first is not None and config.data.name not in datasets.IMAGE_LABELS:
+        raise UserError(
+            f"--first needs a run whose labels are images, and those of {config.data.name} are not: "
             "give --clip=NAME of a clip of its data set."
         )
     out = Path(request.out) if request.out else workdir / FOLDER

@@ -111,7 +111,7 @@ def load_data(config: ConfigDict) -> dict[str, list[datasets.Recording]]:
         data_dir=config.data.dir,
         cache_dir=str(config.data.cache or DEFAULT_CACHE),
         frame_size=config.data.frame_size,
-        options={"dancer": config.data.dancer.to_dict()},
+        options={n: config.data[n].to_dict() for n in datasets.LOADERS if n in config.data},
     )
     for split, recordings in data.items():
         for recording in recordings if split != "train" else ():

@@ -409,7 +409,7 @@ def test_vector_labels_come_back_from_the_store(tmp_path: pathlib.Path, size: in
         labels=rng.normal(size=(700, size)).astype(np.float32),
     )
 
-    class Vectors(store.RecordingsBuilder):
+    class Vectors(store.RecordingsBuilder, skip_registration=True):
         """A recording with vectors for labels."""
 
         label_size = size

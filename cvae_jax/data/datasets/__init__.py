@@ -6,10 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets import dancer, frame_folder, real_clips
+from cvae_jax.data.datasets import (
+    bair,
+    dancer,
+    frame_folder,
+    kth,
+    moving_mnist,
+    real_clips,
+    stochastic_moving_mnist,
+)
 from cvae_jax.errors import UserError
 
-LOADERS = {"real_clips": real_clips.load, "frame_folder": frame_folder.load, "dancer": dancer.load}
+LOADERS = {
+    "real_clips": real_clips.load,
+    "frame_folder": frame_folder.load,
+    "dancer": dancer.load,
+    "stochastic_moving_mnist": stochastic_moving_mnist.load,
+    "moving_mnist": moving_mnist.load,
+    "kth": kth.load,
+    "bair": bair.load,
+}
+# Those whose labels are images, of which a folder can be given to generate from.
+IMAGE_LABELS = ("real_clips", "frame_folder", "dancer")
 
 
 def load(
@@ -26,7 +44,7 @@ def load(
     data_dir: the folder the user brings, for data sets that read one.
     cache_dir: where prepared data are kept; the first load of a content writes there.
     frame_size: (H, W), or None for the data set's own.
-    options: for data sets that are made to order (dancer), by their name: what else their load takes.
+    options: by data set, what else its load takes: its section of config.data.
 
     Raises UserError for an unknown name and for whatever is wrong with the data.
     """
