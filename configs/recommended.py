@@ -37,7 +37,7 @@ def get_config():
 
 
 def field(name: str, n_past: int, n_future: int):
-    """The recipe on one of the field's data sets: `n_past` frames given, `n_future` more in a training clip."""
+    """The recipe on a data set of the field: `n_past` frames given, `n_future` more in a training clip."""
     config = get_config()
     config.name = config.data.name = name
     config.n_past, config.clip_length = n_past, n_past + n_future
