@@ -79,15 +79,20 @@ class TrainLoader:
         Each holds frames uint8 (B, T, H, W, 3); labels, uint8 of that shape or float32 (B, T, A); mask
         float32 (B,); and index int32 (B,), the clip's place in the global batch.
         """
+        batches = grain.MapDataset.source(self.source(epoch))[start:]
+        options = grain.ReadOptions(self.read_threads, prefetch_buffer_size=2 * self.read_threads)
+        return iter(batches.to_iter_dataset(options))
+
+    def source(self, epoch: int) -> EpochBatches:
+        """Return the epoch's batches by number, each made when it is asked for."""
         clips = self.windows
         if self.shuffle:
             order = np.random.default_rng([self.seed, SHUFFLE_STREAM, epoch])
             clips = clips[order.permutation(len(clips))[: self.num_clips]]
-        batches = grain.MapDataset.source(_Batches(self, clips))[start:]
-        options = grain.ReadOptions(self.read_threads, prefetch_buffer_size=2 * self.read_threads)
-        return iter(batches.to_iter_dataset(options))
+        return EpochBatches(self, clips)
 
-    def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the batch of the chosen clips, (recording, first frame) each, filled up to its size."""
         real = len(chosen)
         filled = np.concatenate([chosen, np.repeat(chosen[:1], self.batch_size - real, axis=0)])
         covered = span(self.clip_length, self.frame_step)
@@ -101,7 +106,7 @@ class TrainLoader:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batches:
+class EpochBatches:
     """The batches of an epoch that takes `clips` in this order, by number: a source for grain.
 
     Whole batches, since grain's work is per element: clip by clip it takes four times as long as the copying.
@@ -115,7 +120,7 @@ class _Batches:
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         size = self.loader.batch_size
-        return self.loader._batch(self.clips[number * size : (number + 1) * size])
+        return self.loader.batch(self.clips[number * size : (number + 1) * size])
 
 
 def pad_to_devices(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray]:
