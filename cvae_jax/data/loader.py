@@ -109,7 +109,7 @@ class TrainLoader:
 class EpochBatches:
     """The batches of an epoch that takes `clips` in this order, by number: a source for grain.
 
-    Whole batches, since grain's work is per element: clip by clip it takes four times as long as the copying.
+    Whole batches, since grain's work is per element: clip by clip it takes longer than the copying.
     """
 
     loader: TrainLoader
