@@ -47,7 +47,7 @@ LAB_FRAMES, LAB_VALIDATION = 23410, 630
 ROUNDS, QUICK_ROUNDS = 7, 3
 WORKERS = (0, 2)  # of the DataLoader
 HOST = {"plain NumPy": None, "grain, no thread": 0, "grain, 1 thread": 1, "grain, 2 threads": 2}
-STEPS = {40.0: 25, 4.0: 250}  # milliseconds of the stand-in for a step: how many of them
+STEPS = {20.0: 50, 4.0: 250}  # milliseconds of the stand-in for a step (quickstart's takes 200): how many
 QUICKSTART = ("--config=configs/quickstart.py", "--config.num_epochs=2", "--config.eval.every=9")
 
 
@@ -195,7 +195,8 @@ on the device. Ours prepares the folder once, in {prepared['first']:.1f} s; late
 
 Whether a step waits: a stand-in of so many milliseconds (it reads its batch and multiplies matrices) is fed
 by the loader as in `train.py`, and then the same batch again and again. The first column is the time of the
-one over the other; the second is what the host spends in `next`, while the step before is still running.
+one over the other; the second is what the host spends in `next`, while the step before is still running; on
+a CPU copying and computing share the cores.
 
 `train.py {' '.join(QUICKSTART)}` (batches of 2):
 in the second epoch the loop waited {waited:.2f} s of {trained:.1f} s for batches and what goes with them
