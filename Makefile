@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help env demo test bench lint clean
+.PHONY: help env demo test bench bench-loader lint clean
 
 help:
 	@echo "make env    make .venv from requirements.txt"
 	@echo "make demo   train on the embedded real clips and show what was learned (runs/demo)"
 	@echo "make test   run the fast tests"
 	@echo "make bench  compare speed and memory with PyTorch (half an hour; BENCH=--quick: minutes)"
+	@echo "make bench-loader  compare the loaders with PyTorch's (ten minutes; BENCH=--quick: two)"
 	@echo "make lint   check the style"
 	@echo "make clean  remove caches (never runs/ or data/)"
 
@@ -37,6 +38,9 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.dev
 	$(RUN) benchmarks/run.py $(BENCH)
+
+bench-loader: $(VENV)/.dev
+	$(RUN) benchmarks/loader.py $(BENCH)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -6,6 +6,7 @@ platform.prepare(restart=__name__ == "__main__", run_per_core=True)
 
 import os  # noqa: E402
 import sys  # noqa: E402
+import traceback  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from absl import flags  # noqa: E402
@@ -32,8 +33,14 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         cli.run(main)
+    # Without waiting for runs that other threads are in the middle of: what they have saved is whole.
     except SystemExit as end:
-        # Without waiting for runs that other threads are in the middle of: what they have saved is whole.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code or 0)
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    else:
+        status = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

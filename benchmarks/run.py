@@ -37,6 +37,7 @@ from cvae_jax.files import replacing  # noqa: E402
 FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
 PAUSE_SECONDS = 0.3  # lets the other side's threads fall asleep
 GEMM_SIZE = 2048
+LOADER_HEADING = "## Loader"
 FRAMES, LONG = 16, 64
 
 
@@ -76,14 +77,20 @@ CASES = (
 
 
 class Side:
-    """A live worker (see benchmarks/worker.py)."""
+    """A live worker (see benchmarks/worker.py): `python -m module name *arguments`."""
 
-    def __init__(self, name: str, environment: dict[str, str]):
+    def __init__(
+        self,
+        name: str,
+        environment: dict[str, str],
+        module: str = "benchmarks.worker",
+        arguments: tuple[str, ...] = (),
+    ):
         self.name = name
         self._log = tempfile.TemporaryFile("w+")
         self._started = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name], cwd=ROOT, env=environment, text=True,
+            [sys.executable, "-m", module, name, *arguments], cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
         self._answer()
@@ -288,9 +295,9 @@ def loader(cache: Path) -> dict[str, float]:
     return {key: row[key] for key in keys} | {"idle_share": row[keys[0]] / row[keys[1]]}
 
 
-def describe() -> dict[str, object]:
-    """Return the machine and the versions."""
-    packages = ("jax", "jaxlib", "flax", "torch", "numpy")
+def describe(*more: str) -> dict[str, object]:
+    """Return the machine and the versions, those of `more` packages included."""
+    packages = ("jax", "jaxlib", "flax", "torch", "numpy", *more)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
     flags = next((line for line in lines if line.startswith("flags")), "").split()
@@ -387,6 +394,12 @@ In the second epoch of that run the loop waited {idle['input_seconds']:.3f} s of
 """
 
 
+def with_loader_section(text: str, section: str) -> str:
+    """Return docs/benchmarks.md with its last section, written by benchmarks/loader.py, replaced."""
+    body = text.partition(LOADER_HEADING)[0].rstrip("\n")
+    return f"{body}\n\n{section}" if section else f"{body}\n"
+
+
 def write(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as partial:
@@ -424,7 +437,9 @@ def main() -> None:
                 "_start_up": start_up(),
                 "_loader": loader(cache),
             }
-            write(ROOT / "docs" / "benchmarks.md", document(report))
+            path = ROOT / "docs" / "benchmarks.md"
+            _, heading, rest = path.read_text().partition(LOADER_HEADING)
+            write(path, with_loader_section(document(report), heading + rest))
     if options.json is not None:
         write(options.json, json.dumps(report, indent=1) + "\n")
     print(table({name: value for name, value in report.items() if not name.startswith("_")}))

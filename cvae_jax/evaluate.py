@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from cvae_jax.metrics import bootstrap_ci, psnr_per_frame, ssim_per_frame
 from cvae_jax.parallel import Devices
 from cvae_jax.progress import clip_bar
 from cvae_jax.report import figures, tables
-from cvae_jax.train import METRICS_FILE, Programs, load_data
+from cvae_jax.train import METRICS_FILE, Programs, finite
 from cvae_jax.validation import Scored, Validator, latents
 
 FPS = 10
@@ -69,8 +70,9 @@ def evaluate(
 
     Raises UserError where there is no such checkpoint or split or the data are not there.
     """
-    done = score(config, workdir, checkpoint, devices, split)
     folder = folder_of(workdir, split)
+    make_folder(folder)
+    done = score(config, workdir, checkpoint, devices, split)
     with replacing(folder / "results.json") as partial:
         partial.write_text(json.dumps(done.results, indent=1, allow_nan=False) + "\n")
     with replacing(folder / "table.md") as partial:
@@ -95,21 +97,36 @@ def score(
 ) -> Evaluation:
     """Score a run's checkpoint on the clips of a split, without writing anything; see `evaluate`."""
     parts = Components.build(config)
-    data = load_data(config)
+    programs = programs or Programs()
+    data = programs.data(config)
     recordings = of_split(data, split, config.data.name)
     variables, step, progress = restore_for_evaluation(
         parts, workdir, checkpoint, recordings[0].frames.shape[1:3], recordings[0].label_size
     )
-    validator = (programs or Programs()).validator(config, parts, Devices(devices), with_ssim=True)
+    validator = programs.validator(config, parts, Devices(devices), with_ssim=True)
     scores, pictures, told = score_model(config, validator, variables, recordings)
     if baselines:
         scores |= score_baselines(data["train"], recordings, config.n_past)
+    table = rows(scores, config)
+    psnr = {row["name"]: row["psnr"] for row in table if "scene" not in row}
     results = {
-        "protocol": protocol(config, recordings, split, step, checkpoint, progress.epoch),
-        "rows": rows(scores, config),
-        "latents": told,
+        "protocol": protocol(config, data, split, step, checkpoint, progress.epoch),
+        "rows": table,
+        "latents": told | {"psnr_gap": psnr["posterior"] - psnr["prior"]},
     }
-    return Evaluation(results, recordings, pictures)
+    return Evaluation(finite(results), recordings, pictures)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that results will be written to; UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the results to {folder} ({error.strerror}): make it a folder that can be written."
+        ) from error
 
 
 def of_split(data: dict[str, list[Recording]], split: str, name: str) -> list[Recording]:
@@ -244,7 +261,8 @@ def _row(name: str, clips: list[ClipScores], scenes: list[str], config: ConfigDi
         row["temperature"] = config.eval.temperature
     for metric in ("psnr", "ssim"):
         means = [float(np.mean(getattr(clip, metric), dtype=np.float64)) for clip in clips]
-        interval = bootstrap_ci(means, config.eval.seed, weights=weights)
+        known = np.isfinite(means).all()
+        interval = bootstrap_ci(means, config.eval.seed, weights=weights) if known else None
         seeds = [
             float(weights @ [clip_mean[metric] for clip_mean in draw])
             for draw in zip(*(clip.draws for clip in clips), strict=True)
@@ -267,9 +285,15 @@ def _row(name: str, clips: list[ClipScores], scenes: list[str], config: ConfigDi
 
 
 def protocol(
-    config: ConfigDict, recordings: list[Recording], split: str, step: int, checkpoint: str, epochs: int
+    config: ConfigDict,
+    data: dict[str, list[Recording]],
+    split: str,
+    step: int,
+    checkpoint: str,
+    epochs: int,
 ) -> dict:
     """Return what has to be known to compare the numbers with others."""
+    recordings = data[split]
     return {
         "split": split,
         "n_past": config.n_past,
@@ -293,6 +317,7 @@ def protocol(
         "data": config.data.name,
         "frame_size": list(recordings[0].frames.shape[1:3]),
         "data_blake2b": data_hash(recordings),
+        "train_data_blake2b": data_hash(data["train"]),
         "checkpoint": checkpoint,
         "step": step,
         "epochs_trained": epochs,

@@ -27,6 +27,7 @@ FOLDER = "generated"  # in the workdir, where no --out is given
 SAMPLES = 3
 STRIP_FRAMES = 12  # about as many are shown in a film strip
 MODES = "--first=PNG with --labels=FOLDER, --clip=NAME, --person=CLIP with --drive=CLIP, or --csv=FILE"
+SLOWEST = 0.01  # frames a second; the format of a GIF counts to 655 seconds a frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Request:
             raise UserError(f"--seed is {self.seed}; give a number from 0 and below 2**32.")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UserError(f"--temperature is {self.temperature}; give a finite number, 0 or more.")
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise UserError(f"--fps is {self.fps}; give a finite number above 0.")
+        if not (math.isfinite(self.fps) and self.fps >= SLOWEST):
+            raise UserError(f"--fps is {self.fps}; give a finite number of at least {SLOWEST}.")
 
 
 @dataclasses.dataclass(frozen=True)

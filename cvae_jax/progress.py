@@ -57,6 +57,12 @@ def resumed(epoch: int, batch: int) -> None:
         print(f"Going on from epoch {epoch}, batch {batch}.", flush=True)
 
 
+def tell(sentence: str) -> None:
+    """Print a line; within `together` nothing, since many runs would say the same."""
+    if not hasattr(_here, "bar"):
+        print(sentence, flush=True)
+
+
 def clip_bar(total: int) -> Any:
     """Return the bar of an evaluation of `total` clips."""
     if hasattr(_here, "bar"):

@@ -7,8 +7,10 @@ is done is not done again: an interrupted study goes on where it stopped.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import copy
 import dataclasses
+import fcntl
 import json
 import queue
 from collections.abc import Iterator, Sequence
@@ -25,7 +27,7 @@ from cvae_jax.config import Components
 from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.files import replacing
 from cvae_jax.report import study as report
-from cvae_jax.train import METRICS_FILE, Programs, Run, load_data
+from cvae_jax.train import METRICS_FILE, Programs, Run
 
 FILE = "study.json"
 STOPPED = "stopped.json"
@@ -71,7 +73,7 @@ def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
     """Return the runs of a study, seed after seed, so that what is done early can be compared.
 
     Raises UserError for a variant that changes no field of a run, or a field to what it cannot be, and
-    for figures of variants that are not there.
+    for figures of variants that do not exist; variants that were not chosen are left out of the figures.
     """
     _check(study)
     runs = []
@@ -102,10 +104,14 @@ def _check(study: ConfigDict) -> None:
     shown = {f"config.figures.{field}": names for field, names in study.figures.items()}
     for field, names in (shown | {"config.compare": study.compare}).items():
         for name in (names,) if isinstance(names, str) else names:
-            if name and name not in study.variants:
+            if name and name not in study.changes:
                 raise UserError(
-                    f"{field} names {name!r}; choose among the variants {', '.join(study.variants)}."
+                    f"{field} names {name!r}; choose among the variants {', '.join(study.changes)}."
                 )
+    if study.base.wandb:
+        raise UserError(
+            "config.base.wandb is True, but the runs of a study log to their folders only; leave it out."
+        )
 
 
 def conduct(
@@ -118,14 +124,20 @@ def conduct(
     """
     runs = plan(study, workdir)
     for run in runs:
-        if (run.workdir / config_files.FILE).exists():
-            stored = config_files.load(run.workdir, default.get_config())
-            config_files.refuse_other_training(run.config, stored, run.workdir)
-    baselines = _score_baselines(study, runs[0])  # prepares the data, before the runs share them
-    with replacing(workdir / FILE) as partial:
-        partial.write_text(json.dumps(study.to_dict(), indent=2) + "\n")
+        _refuse_other_run(run)
+    with _alone(workdir):
+        with replacing(workdir / FILE) as partial:
+            partial.write_text(json.dumps(study.to_dict(), indent=2) + "\n")
+        programs = Programs()
+        # Prepares the data as well, before the runs share them.
+        baselines = _score_baselines(study, runs[0], programs)
+        _conduct_all(study, runs, programs, devices)
+        return report.write(study, workdir, runs, baselines)
 
-    programs = Programs()
+
+def _conduct_all(
+    study: ConfigDict, runs: list[Planned], programs: Programs, devices: Sequence[jax.Device] | None
+) -> None:
     free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
     chosen = jax.local_devices() if devices is None else devices
     for device in chosen:
@@ -148,7 +160,41 @@ def conduct(
                 future.result()
         finally:  # the first mistake ends the study: runs in progress go on where they are next time
             pool.shutdown(wait=False, cancel_futures=True)
-    return report.write(study, workdir, runs, baselines)
+
+
+def _refuse_other_run(run: Planned) -> None:
+    """Raise UserError where the run's folder holds one of another config, or of another length."""
+    if not (run.workdir / config_files.FILE).exists():
+        return
+    stored = config_files.load(run.workdir, default.get_config())
+    config_files.refuse_other_training(run.config, stored, run.workdir)
+    if stored.num_epochs != run.config.num_epochs:
+        raise UserError(
+            f"The run in {run.workdir} was started for {stored.num_epochs} epochs and not for "
+            f"{run.config.num_epochs}, and its schedules depend on it: give the same number, or another "
+            "--workdir."
+        )
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Hold the study's folder; UserError where another process does."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to the study's folder {workdir} ({error.strerror}); give --workdir another place."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another process is at work on the study in {workdir}; wait for it, or give another "
+                "--workdir."
+            ) from None
+        yield
 
 
 def _conduct(study: ConfigDict, run: Planned, device: jax.Device, programs: Programs) -> None:
@@ -178,9 +224,9 @@ def _scored(run: Planned, split: str, epoch: int) -> bool:
     return scores is not None and scores["eval"] == run.config.eval.to_dict()
 
 
-def _score_baselines(study: ConfigDict, run: Planned) -> dict[str, dict]:
+def _score_baselines(study: ConfigDict, run: Planned, programs: Programs) -> dict[str, dict]:
     """Return {baseline: its row} of the study's split."""
-    data = load_data(run.config)
+    data = programs.data(run.config)
     recordings = evaluate.of_split(data, study.split, run.config.data.name)
     scores = evaluate.score_baselines(data["train"], recordings, run.config.n_past)
     return {row["name"]: row for row in evaluate.rows(scores, run.config) if "scene" not in row}

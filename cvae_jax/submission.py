@@ -74,7 +74,17 @@ def _sequences(folder: Path) -> dict[int, Path]:
             f"There is no folder {folder}: --csv needs a folder per sequence (0, 1, ...) in {FRAMES} and "
             f"{LABELS} of --config.data.dir."
         )
-    found = {int(path.name): path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()}
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not (path.is_dir() and path.name.isdecimal()):
+            continue
+        number = int(path.name)
+        if number in found:
+            raise UserError(
+                f"{found[number]} and {path.name} beside it have the same number {number}: rename or "
+                "remove one."
+            )
+        found[number] = path
     if not found:
         raise UserError(f"{folder} has no folders named by numbers: add one per sequence (0, 1, ...).")
     return found

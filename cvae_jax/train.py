@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,14 +22,14 @@ from cvae_jax import config as config_files
 from cvae_jax.checkpoint import FOLDER, Checkpoints, Progress, checkpoint_metrics
 from cvae_jax.config import Components
 from cvae_jax.data import datasets
-from cvae_jax.data.clips import data_hash
+from cvae_jax.data.clips import data_hash, span
 from cvae_jax.data.loader import TrainLoader, pad_to_devices
 from cvae_jax.errors import NonFiniteError, UserError
 from cvae_jax.files import replacing
 from cvae_jax.gradients import clip_gradients
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices, prefetch, total
-from cvae_jax.progress import Announcement, epoch_bar, resumed
+from cvae_jax.progress import Announcement, epoch_bar, resumed, tell
 from cvae_jax.rollout import Clips, address, clip_noise
 from cvae_jax.train_state import TrainState
 from cvae_jax.validation import SUMMARY_FIELDS, Validator, summary
@@ -71,7 +72,7 @@ def make_train_step(parts: Components) -> Callable:
 
 
 class Programs:
-    """The mapped functions of runs, one for each components they are traced from and devices.
+    """The mapped functions of runs, one for each components they are traced from and devices, and their data.
 
     A mapped function is compiled when it is first called: runs of the same shape that share this object
     compile nothing twice. (A process that kept the programs of dozens of runs would also run out of memory
@@ -80,6 +81,14 @@ class Programs:
 
     def __init__(self) -> None:
         self._made: dict[tuple, Any] = {}
+        self._loading = threading.Lock()
+
+    def data(self, config: ConfigDict) -> dict[str, list[datasets.Recording]]:
+        """Return `load_data`; runs of the same data share one copy in memory."""
+        with self._loading:
+            return self._once(
+                ("data", config.data.to_json(sort_keys=True), config.n_past), lambda: load_data(config)
+            )
 
     def train_step(self, parts: Components, devices: Devices) -> Callable:
         """Return the training step of `make_train_step`, mapped over the devices."""
@@ -152,7 +161,7 @@ class Run:
         if trained and (workdir / config_files.FILE).exists():
             stored = config_files.load(workdir, default.get_config())
             config_files.refuse_other_training(config, stored, workdir)
-        data = load_data(config)
+        data = programs.data(config)
         self.validation = data["validation"]
         data_now = data_hash(data["train"])
         refuse_other_data(workdir / DATA_FILE, data_now, trained)
@@ -166,6 +175,12 @@ class Run:
             frame_step=config.data.frame_step,
             clips_per_epoch=config.data.clips_per_epoch,
         )
+        if self.loader.too_short:
+            tell(
+                "Recordings left out of training, too short for a clip of "
+                f"{span(config.clip_length, config.data.frame_step)} frames: "
+                f"{', '.join(self.loader.too_short)}."
+            )
         self.frame_size = data["train"][0].frames.shape[1:3]
         self.label_size = data["train"][0].label_size
         self.devices = Devices(devices)
@@ -390,6 +405,8 @@ def finite(value: Any) -> Any:
     """Return a row with null where a number is infinite or not a number, which JSON does not have."""
     if isinstance(value, dict):
         return {name: finite(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

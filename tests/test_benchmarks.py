@@ -105,6 +105,54 @@ def test_a_folder_that_is_not_there_is_told_before_anything_is_timed(tmp_path, r
     assert done.stderr.count("\n") == 1 and "make it first" in done.stderr
 
 
+def test_loaders_give_the_same_clips_and_their_rates_are_compared(tmp_path, reference):
+    """Forty frames, rendered, prepared and read by both sides, in this process."""
+    from benchmarks import loader, loader_worker
+
+    folder = loader.render(tmp_path, 40)
+    assert loader.render(tmp_path, 40) == folder  # kept
+    assert not list(tmp_path.glob(".*"))  # nothing half-written
+    assert loader.prepare(folder, tmp_path / "cache").keys() == {"first", "again"}
+    ours = loader_worker.Ours(folder, tmp_path / "cache")
+    theirs = loader_worker.Torch(folder, tmp_path / "cache")
+    assert len(theirs.clips) == ours.loader.num_clips == 2
+    found = next(ours.loader.batches(0))
+    clips = {tuple(f[0, 0, 0]): (f, ours_label) for f, ours_label in zip(found["frames"], found["labels"])}
+    for frames, labels in (theirs.clips[0], theirs.clips[1]):
+        pixels = [np.rint(255 * x.permute(0, 2, 3, 1).numpy()).astype(np.uint8) for x in (frames, labels)]
+        np.testing.assert_array_equal(pixels, clips[tuple(pixels[0][0, 0, 0])])
+    for answer in (ours.epochs(0.01), ours.host(0.01, None), ours.host(0.01, 1), theirs.epochs(0)):
+        assert answer["clips"] >= 2 and answer["clips"] % 2 == 0 and answer["seconds"] > 0
+    steps = ours.steps(0.5, 5)
+    assert 0 < steps["waited"] < steps["fed"] and steps["resident"] > 0
+
+
+def test_loaders_are_compared_round_by_round():
+    from benchmarks import loader
+
+    rates = {"PyTorch, 0 workers": [10, 20, 40], "ours, beside 0 workers": [500, 4000, 400]}
+    rates |= {"PyTorch, 2 workers": [10, 10, 10], "ours, beside 2 workers": [100, 200, 300]}
+    host = {"plain NumPy": [100, 100, 200], "grain, no thread": [50, 100, 150]}
+    steps = {"4.0": [{"fed": 1.1, "resident": 1.0, "waited": 0.011}] * 3}
+    report = {"loaders": rates, "host": host, "steps": steps}
+    text = loader.tables(report)
+    assert "| PyTorch, 0 workers | 20 (10 - 40) | 50 (10 - 200) |" in text
+    assert "| PyTorch, 2 workers | 10 (10 - 10) | 20 (10 - 30) |" in text
+    assert "| ours, on the device | 350 (100 - 4000) | 1 |" in text
+    assert "| grain, no thread | 100 (50 - 150) | 0.75 (0.50 - 1.00) |" in text
+    assert "| 4 ms | 1.100 (1.100 - 1.100) | 1.0% (1.0% - 1.0%) |" in text
+
+
+def test_each_benchmark_keeps_the_others_part_of_the_document():
+    from benchmarks.run import with_loader_section
+
+    section = "## Loader\n\nnew\n"
+    whole = with_loader_section("# Benchmarks\n\nold\n\n## Loader\n\nold\n", section)
+    assert whole == f"# Benchmarks\n\nold\n\n{section}"
+    assert with_loader_section("# Benchmarks\n\nold\n", section) == whole
+    assert with_loader_section("# Benchmarks\n\nold\n", "") == "# Benchmarks\n\nold\n"
+
+
 @pytest.mark.slow
 def test_quick_writes_its_numbers(tmp_path, reference):
     file = tmp_path / "quick.json"

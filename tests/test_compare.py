@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def scored(workdir, psnr, folder="eval", **protocol):
-    card = {"split": "validation", "samples": 3, "data_blake2b": "ab", "epochs_trained": 5, "commit": "c1"}
+    card = {
+        "split": "validation", "samples": 3, "data_blake2b": "ab", "checkpoint": "last",
+        "epochs_trained": 5, "commit": "c1",
+    }  # fmt: skip
     row = {"psnr_ci95": [psnr - 1, psnr + 1], "sees_target": False}
     rows = [
         row | {"name": "prior", "psnr": psnr},
@@ -39,9 +42,10 @@ def test_runs_of_one_protocol_are_tabulated(tmp_path, capsys):
     header, _, one, two = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in told.splitlines()
     )
-    assert header == ["run", "epochs", "prior (dB)", "prior_best_of_10 (dB)", "posterior † (dB)"]
-    assert one == [runs[0], "5", "20.00 [19.00, 21.00]", "21.00", "22.00"]
-    assert two[:3] == [runs[1], "9", "22.50 [21.50, 23.50]"]
+    assert header[:3] == ["run", "checkpoint", "epochs"]
+    assert header[3:] == ["prior (dB)", "prior_best_of_10 (dB)", "posterior † (dB)"]
+    assert one == [runs[0], "last", "5", "20.00 [19.00, 21.00]", "21.00", "22.00"]
+    assert two[:4] == [runs[1], "last", "9", "22.50 [21.50, 23.50]"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,16 @@ def test_mixed_protocols_are_refused_naming_the_difference(tmp_path, capsys, fie
     assert main([*runs, f"--out={table}"]) == 2
     captured = capsys.readouterr()
     assert told in captured.err and captured.out == "" and not table.exists()
+
+
+def test_a_checkpoint_chosen_on_the_clips_does_not_stand_beside_one_that_is_not(tmp_path, capsys):
+    for folder, split, status in (("eval", "validation", 2), ("eval_test", "test", 0)):
+        runs = [
+            scored(tmp_path / split / checkpoint, 20.0, folder, split=split, checkpoint=checkpoint)
+            for checkpoint in ("best", "last")
+        ]
+        assert main([*runs, f"--split={split}"]) == status
+        assert ("best on the very clips" in capsys.readouterr().err) == (status == 2)
 
 
 def test_results_that_are_not_there_are_told(tmp_path, capsys):

@@ -10,10 +10,11 @@ from test_train import data, moving_square, small_model, tiny_config  # noqa: F4
 
 from cvae_jax.baselines import Baselines, nearest
 from cvae_jax.config import Components
+from cvae_jax.errors import UserError
 from cvae_jax.evaluate import ClipScores, evaluate, rows
 from cvae_jax.models.cvae import init_variables
 from cvae_jax.parallel import Devices
-from cvae_jax.train import train
+from cvae_jax.train import finite, train
 from cvae_jax.validation import Validator
 
 
@@ -115,3 +116,16 @@ def test_prior_scores_do_not_depend_on_batch_or_devices(data):  # noqa: F811
         for a, b in zip(found[0], scored, strict=True):
             np.testing.assert_allclose(a.scores["psnr"], b.scores["psnr"], atol=1e-4)
             np.testing.assert_allclose(a.scores["ssim"], b.scores["ssim"], atol=1e-4)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_rolled_out(data, tmp_path):  # noqa: F811
+    (tmp_path / "eval").write_text("a file")
+    with pytest.raises(UserError, match="Cannot write the results to .*eval"):
+        evaluate(tiny_config(), tmp_path, "last")
+
+
+def test_scores_that_are_not_finite_have_no_interval_and_are_null():
+    clips = [ClipScores("a", np.array([psnr]), np.array([0.5])) for psnr in (np.nan, 9.0)]
+    (row,) = rows({"prior": clips}, tiny_config())
+    assert row["psnr_ci95"] is None and row["ssim_ci95"] == [0.5, 0.5]
+    assert finite({"rows": [row]})["rows"][0]["psnr"] is None

@@ -382,6 +382,16 @@ def test_test_folders_that_do_not_fit_are_refused(workdir, tmp_path):
     refused("test_label lacks the sequence 0")
 
 
+def test_two_folders_of_one_number_are_refused(workdir, tmp_path):
+    for kind in ("test_img", "test_label"):
+        for name in ("1", "01"):
+            (tmp_path / "lab/test" / kind / name).mkdir(parents=True)
+    config = residual_config()
+    config.data.name, config.data.dir = "frame_folder", str(tmp_path / "lab")
+    with pytest.raises(UserError, match="have the same number 1: rename or remove one"):
+        generate(config, workdir, Request(csv=str(tmp_path / "out.csv")))
+
+
 def test_a_failed_submission_leaves_the_old_one(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("old")

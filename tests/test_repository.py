@@ -141,6 +141,6 @@ def test_documents_name_fields_and_targets_that_exist(document):
     fields = flatten(default.get_config().to_dict()) | flatten(get_config("study").to_dict())
     overrides = set(re.findall(r"--config\.([\w.]+)=", text)) - {"a.b"}  # a.b stands for any field
     assert overrides <= fields.keys()
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = [command.split()[1] for command in commands(document) if command.startswith("make ")]
     assert set(named) <= set(targets)

@@ -153,6 +153,49 @@ def test_another_training_in_the_same_folder_is_refused(data, tmp_path):  # noqa
         studies.conduct(study, tmp_path, jax.local_devices()[:1])
 
 
+def test_another_length_is_refused_since_the_schedules_depend_on_it(data, tmp_path):  # noqa: F811
+    study = tiny_study()
+    study.seeds = 1
+    study.variants = ("none",)
+    studies.conduct(study, tmp_path, jax.local_devices()[:1])
+    study.base.num_epochs = 4
+    with pytest.raises(UserError, match="started for 2 epochs and not for 4"):
+        studies.conduct(study, tmp_path, jax.local_devices()[:1])
+
+
+def test_scores_on_other_data_do_not_stand_in_one_table(data, tmp_path):  # noqa: F811
+    study = tiny_study()
+    study.seeds = 1
+    study.variants = ("none",)
+    studies.conduct(study, tmp_path, jax.local_devices()[:1])
+    data["validation"][0].frames[1] += 1
+    study.variants = ("none", "linear")
+    with pytest.raises(UserError, match="different protocols .data_blake2b is "):
+        studies.conduct(study, tmp_path, jax.local_devices()[:1])
+
+
+def test_two_processes_do_not_work_on_one_study(data, tmp_path):  # noqa: F811
+    with studies._alone(tmp_path):
+        with pytest.raises(UserError, match="Another process is at work on the study"):
+            studies.conduct(tiny_study(), tmp_path, jax.local_devices()[:1])
+
+
+def test_a_subset_of_the_variants_needs_no_other_flag(tmp_path):
+    study = full.get_config()
+    study.variants = ("cyclical",)
+    runs = studies.plan(study, tmp_path)
+    assert {run.variant for run in runs} == {"cyclical"}
+
+
+def test_runs_share_one_copy_of_the_data(data, tmp_path, monkeypatch):  # noqa: F811
+    loads = []
+    monkeypatch.setattr(training, "load_data", lambda config: loads.append(config) or data)
+    study = tiny_study()
+    study.seeds = 1
+    rows = studies.conduct(study, tmp_path, jax.local_devices()[:2])
+    assert len(rows) == 3 and len(loads) == 1
+
+
 def test_intervals_over_seeds_are_students():
     mean, interval = mean_interval([1.0, 2.0, 3.0])
     assert mean == 2.0

@@ -64,8 +64,6 @@ def data(monkeypatch):
         "validation": [moving_square("c", 6, 3), moving_square("d", 5, 4)],
     }
     monkeypatch.setattr("cvae_jax.train.load_data", lambda config: recordings)
-    for module in ("evaluate", "study"):
-        monkeypatch.setattr(f"cvae_jax.{module}.load_data", lambda config: recordings)
     return recordings
 
 

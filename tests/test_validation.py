@@ -19,7 +19,6 @@ from cvae_jax.validation import (
     Scored,
     Validator,
     active_units,
-    make_rollout,
     summary,
 )
 
@@ -170,4 +169,9 @@ def test_the_summary_has_every_field(parts):
         fields["val_psnr_posterior"] - fields["val_psnr_prior"]
     )
     assert fields["val_kl_nats_per_frame"] == pytest.approx(posterior[0].scores["kl_nats"].mean())
-    assert make_rollout(parts, "prior", False)  # SSIM is left out of validation in training
+
+
+def test_ssim_is_left_out_of_validation_in_training(parts):
+    validator = Validator(parts, Devices(jax.local_devices()[:1]), 4, 8, with_ssim=False)
+    (scored,) = validator.run(initial(parts), [moving_square("c", 5, 3)], "prior", 7)
+    assert set(scored.scores) == {"psnr"}

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
+import grain
 import numpy as np
 
 from cvae_jax.data.clips import Recording, extend, span, to_unit, windows
@@ -25,6 +26,8 @@ class TrainLoader:
     A short last batch is filled up with copies of its first clip whose mask is 0.
 
     clips_per_epoch: an epoch takes so many of the clips, each epoch others; None takes all.
+    read_threads: threads that make batches ahead of their use; the batches are the same for any number. 0
+      makes each when it is asked for, which is fastest for recordings in memory (benchmarks/loader.py).
 
     Raises UserError when no recording is long enough for one clip, and for `clips_per_epoch` in fixed order.
     """
@@ -37,6 +40,7 @@ class TrainLoader:
     shuffle: bool
     frame_step: int = 1
     clips_per_epoch: int | None = None
+    read_threads: int = 0
 
     def __post_init__(self) -> None:
         if self.clips_per_epoch is not None and not self.shuffle:
@@ -60,6 +64,12 @@ class TrainLoader:
         return windows(lengths, self.clip_length, stride, self.frame_step)
 
     @property
+    def too_short(self) -> list[str]:
+        """Names of the recordings that no clip fits into."""
+        used = set(self.windows[:, 0].tolist())
+        return [r.name for index, r in enumerate(self.recordings) if index not in used]
+
+    @property
     def num_clips(self) -> int:
         """Clips per epoch."""
         return min(len(self.windows), self.clips_per_epoch or len(self.windows))
@@ -70,20 +80,25 @@ class TrainLoader:
         return -(-self.num_clips // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Yield the epoch's batches from number `start` on.
+        """Return an iterator over the epoch's batches from number `start` on.
 
-        Each holds frames uint8 (B, T, H, W, 3), labels (B, T, ...), mask float32 (B,) and index int32 (B,), the
-        clip's place in the global batch.
+        Each holds frames uint8 (B, T, H, W, 3); labels, uint8 of that shape or float32 (B, T, A); mask
+        float32 (B,); and index int32 (B,), the clip's place in the global batch.
         """
+        batches = grain.MapDataset.source(self.source(epoch))[start:]
+        options = grain.ReadOptions(self.read_threads, prefetch_buffer_size=2 * self.read_threads)
+        return iter(batches.to_iter_dataset(options))
+
+    def source(self, epoch: int) -> EpochBatches:
+        """Return the epoch's batches by number, each made when it is asked for."""
         clips = self.windows
         if self.shuffle:
             order = np.random.default_rng([self.seed, SHUFFLE_STREAM, epoch])
             clips = clips[order.permutation(len(clips))[: self.num_clips]]
-        for batch in range(start, self.num_batches):
-            chosen = clips[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield self._batch(chosen)
+        return EpochBatches(self, clips)
 
-    def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the batch of the chosen clips, (recording, first frame) each, filled up to its size."""
         real = len(chosen)
         filled = np.concatenate([chosen, np.repeat(chosen[:1], self.batch_size - real, axis=0)])
         covered = span(self.clip_length, self.frame_step)
@@ -94,6 +109,24 @@ class TrainLoader:
             "mask": (np.arange(self.batch_size) < real).astype(np.float32),
             "index": np.arange(self.batch_size, dtype=np.int32),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochBatches:
+    """The batches of an epoch that takes `clips` in this order, by number: a source for grain.
+
+    Whole batches, since grain's work is per element: clip by clip it takes longer than the copying.
+    """
+
+    loader: TrainLoader
+    clips: np.ndarray
+
+    def __len__(self) -> int:
+        return self.loader.num_batches
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        size = self.loader.batch_size
+        return self.loader.batch(self.clips[number * size : (number + 1) * size])
 
 
 def pad_to_devices(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from cvae_jax.report.tables import markdown_table, row_name, with_interval
 
 # What says which model was measured, not how.
 OF_THE_RUN = ("checkpoint", "step", "epochs_trained", "parameters_averaged", "commit")
+BEST = "best"  # the checkpoint of the highest validation PSNR: chosen on the clips of that split
 
 
 def compare(workdirs: Sequence[Path], split: str = "validation") -> str:
@@ -28,7 +29,13 @@ def compare(workdirs: Sequence[Path], split: str = "validation") -> str:
     results = {str(workdir): _read(workdir, split) for workdir in workdirs}
     (first, reference), *others = results.items()
     for name, result in others:
-        _refuse_other_protocol(first, reference["protocol"], name, result["protocol"])
+        refuse_other_protocol(first, reference["protocol"], name, result["protocol"])
+    chosen = {result["protocol"]["checkpoint"] == BEST for result in results.values()}
+    if split == "validation" and len(chosen) > 1:
+        raise UserError(
+            "Some of these runs were scored with the checkpoint that is best on the very clips of the table, "
+            "others were not; evaluate them with the same --checkpoint."
+        )
     rows = {
         name: {row_name(row): row for row in result["rows"] if row.get("scene") is None}
         for name, result in results.items()
@@ -37,8 +44,9 @@ def compare(workdirs: Sequence[Path], split: str = "validation") -> str:
     lines = []
     for name, own in rows.items():
         cells = [with_interval(own[column], "psnr") if column in own else "-" for column in columns]
-        lines.append([name, results[name]["protocol"]["epochs_trained"], *cells])
-    header = ["run", "epochs", *(f"{column} (dB)" for column in columns)]
+        of_run = results[name]["protocol"]
+        lines.append([name, of_run["checkpoint"], of_run["epochs_trained"], *cells])
+    header = ["run", "checkpoint", "epochs", *(f"{column} (dB)" for column in columns)]
     return markdown_table(header, lines) + "\n"
 
 
@@ -56,7 +64,8 @@ def _read(workdir: Path, split: str) -> dict:
         raise UserError(f"{path} is not whole; run evaluate.py --workdir={workdir} again.") from None
 
 
-def _refuse_other_protocol(first: str, one: dict, second: str, other: dict) -> None:
+def refuse_other_protocol(first: str, one: dict, second: str, other: dict) -> None:
+    """Raise UserError naming the fields in which two protocols differ, but for what says which run it was."""
     differing = [
         field
         for field in dict.fromkeys([*one, *other])

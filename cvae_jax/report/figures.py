@@ -4,7 +4,7 @@ Videos are uint8 frames of shape (T, H, W, 3). Every file appears whole or not a
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -51,26 +51,29 @@ def save_gif(
         raise ValueError(f"fps is {fps}; it must be positive.")
     layout = Columns.of(columns, scale)
     width = next(iter(columns.values())).shape[2]
-    images = []
-    for index in range(layout.count):
-        # Colours are chosen on the small frames: quicker, and every pixel stays one colour.
-        joined = np.concatenate([frames[index] for frames in columns.values()], axis=1)
-        small = Image.fromarray(joined).quantize(
-            256 - _GRAYS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE
-        )
-        canvas = layout.page(index).point(lambda value: 256 - _GRAYS + value * _GRAYS // 256)
-        canvas = Image.frombytes("P", canvas.size, canvas.tobytes())
-        canvas.putpalette(_palette(small))
-        for column, corner in enumerate(layout.corners):
-            part = small.crop((column * width, 0, (column + 1) * width, small.height))
-            canvas.paste(part.resize(layout.size, Image.Resampling.NEAREST), corner)
-        images.append(canvas)
+
+    def pages() -> Iterator[Image.Image]:
+        for index in range(layout.count):
+            # Colours are chosen on the small frames: quicker, and every pixel stays one colour.
+            joined = np.concatenate([frames[index] for frames in columns.values()], axis=1)
+            small = Image.fromarray(joined).quantize(
+                256 - _GRAYS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE
+            )
+            canvas = layout.page(index).point(lambda value: 256 - _GRAYS + value * _GRAYS // 256)
+            canvas = Image.frombytes("P", canvas.size, canvas.tobytes())
+            canvas.putpalette(_palette(small))
+            for column, corner in enumerate(layout.corners):
+                part = small.crop((column * width, 0, (column + 1) * width, small.height))
+                canvas.paste(part.resize(layout.size, Image.Resampling.NEAREST), corner)
+            yield canvas
+
+    made = pages()
     with replacing(path) as partial:
-        images[0].save(
+        next(made).save(
             partial,
             format="GIF",
             save_all=True,
-            append_images=images[1:],
+            append_images=made,
             duration=max(2, round(100 / fps)) * 10,
             loop=0,
             optimize=False,

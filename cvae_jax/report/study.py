@@ -17,6 +17,7 @@ from scipy import stats
 
 from cvae_jax.files import replacing
 from cvae_jax.report import study_figures as figures
+from cvae_jax.report.compare import OF_THE_RUN, refuse_other_protocol
 from cvae_jax.report.tables import markdown_table
 
 _HEADER = (
@@ -52,10 +53,11 @@ def summarise(study: ConfigDict, runs: Sequence[Any]) -> list[dict]:
     rows, above = [], None
     for name, by_seed in found.items():
         done = {seed: values for seed, values in by_seed.items() if values is not None}
-        row = {"variant": name, "seeds": sorted(done), "stopped": len(by_seed) - len(done)}
+        stopped = sum(run.stopped for run in runs if run.variant == name)
+        row = {"variant": name, "seeds": sorted(done), "stopped": stopped}
         for key in next(iter(done.values()), {}):
             row[key] = _entry([values[key] for values in done.values()])
-        if study.compare and name != study.compare:
+        if study.compare in found and name != study.compare:
             row["difference"] = _difference(done, found[study.compare])
         if study.steps and above is not None:
             row["step"] = _difference(done, found[above])
@@ -98,9 +100,7 @@ def write(
     """Write report.md, report.html, results.json and figures/ into the study's folder; return the rows."""
     rows = summarise(study, runs)
     pictures = draw(study, workdir / "figures", runs)
-    protocol = next(
-        (s["protocol"] for run in runs if (s := run.scores(study.split, run.config.num_epochs))), {}
-    )
+    protocol = shared_protocol(study, runs)
     text = render(study, rows, baselines, pictures, protocol)
     results = {"study": study.to_dict(), "protocol": protocol, "rows": rows, "baselines": baselines}
     with replacing(workdir / "results.json") as partial:
@@ -112,23 +112,46 @@ def write(
     return rows
 
 
+def shared_protocol(study: ConfigDict, runs: Sequence[Any]) -> dict:
+    """Return the protocol of all runs' scores; what belongs to a run is listed. {} where nothing is scored.
+
+    Raises UserError where two runs were scored under different protocols, or on other data.
+    """
+    scored = [(run, run.scores(study.split, run.config.num_epochs)) for run in runs]
+    protocols = {str(run.workdir): scores["protocol"] for run, scores in scored if scores}
+    if not protocols:
+        return {}
+    (first, reference), *others = protocols.items()
+    for name, other in others:
+        refuse_other_protocol(first, reference, name, other)
+    told = {
+        field: sorted({str(protocol.get(field)) for protocol in protocols.values()})
+        for field in OF_THE_RUN
+    }
+    return reference | {field: ", ".join(values) for field, values in told.items()}
+
+
 def draw(study: ConfigDict, folder: Path, runs: Sequence[Any]) -> list[tuple[str, str]]:
     """Write the figures the study asks for; return (file, caption) of each."""
 
     def course(names: Sequence[str]) -> figures.Course:
         return {name: [r.history for r in runs if r.variant == name and r.history] for name in names}
 
-    asked, drawn = study.figures, []
+    drawn: list[tuple[str, str]] = []
+
+    def asked(field: str) -> tuple[str, ...]:
+        """The chosen variants that a figure shows."""
+        names = study.figures[field]
+        return tuple(n for n in ((names,) if isinstance(names, str) else names) if n in study.variants)
 
     def add(file: str, caption: str, save: Any, *arguments: Any) -> None:
         save(folder / file, *arguments)
         drawn.append((f"figures/{file}", caption))
 
-    if asked.forcing:
-        name = asked.forcing
+    for name in asked("forcing"):
         add("1_teacher_forcing.png", f"Figure 1. Teacher-forcing ratio and training loss of `{name}`.",
             figures.save_forcing, name, course([name])[name])  # fmt: skip
-    for suffix, names in (("", asked.schedules), ("_scaled", asked.schedules_scaled)):
+    for suffix, names in (("", asked("schedules")), ("_scaled", asked("schedules_scaled"))):
         if not names:
             continue
         which = " with the KL per latent element and a small weight" if suffix else ""
@@ -140,9 +163,9 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Any]) -> list[tuple[str
         if curves:
             add(f"4_per_frame{suffix}.png", f"Figure 4. PSNR per frame of the validation sequence{which}.",
                 figures.save_per_frame, curves)  # fmt: skip
-    if asked.decays:
+    if asked("decays"):
         add("5_decays.png", "Figure 5. Decays of the teacher-forcing ratio, and draws per step.",
-            figures.save_decays, course(asked.decays))  # fmt: skip
+            figures.save_decays, course(asked("decays")))  # fmt: skip
     add("6_latents.png", "Figure 6. What the latents carry.",
         figures.save_latents, course(list(study.variants)))  # fmt: skip
     return drawn
