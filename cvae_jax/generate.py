@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from cvae_jax.errors import UserError
 from cvae_jax.parallel import Devices
 from cvae_jax.report import figures, video
 from cvae_jax.sampling import Prompt, Sampler
-from cvae_jax.train import load_data
+from cvae_jax.train import FRAMES_FILE, load_data
 
 FOLDER = "generated"  # in the workdir, where no --out is given
 SAMPLES = 3
@@ -114,7 +115,7 @@ def generate(
         _make_folder(Path(request.csv).parent, "--csv")
         if Path(request.csv).is_dir():
             raise UserError(f"--csv={request.csv} is a folder; give the name of a file.")
-        prompts = submission.read_prompts(config)
+        prompts = submission.read_prompts(config, frame_size(config, workdir))
         variables, *_ = restore_for_evaluation(
             parts, workdir, request.checkpoint, *prompts[0].sizes
         )
@@ -127,7 +128,7 @@ def generate(
             columns = shown | {"generated": frames}
             figures.save_gif(written[-1], columns, request.fps)
         return written
-    scene = read_scene(config, request)
+    scene = read_scene(config, workdir, request)
     prompt = scene.prompt
     variables, *_ = restore_for_evaluation(
         parts, workdir, request.checkpoint, *prompt.sizes
@@ -147,10 +148,10 @@ def generate(
     return written
 
 
-def read_scene(config: ConfigDict, request: Request) -> Scene:
+def read_scene(config: ConfigDict, workdir: Path, request: Request) -> Scene:
     """Return what a request other than a submission generates from; UserError for what is not there."""
     if request.first is not None:
-        size = frame_size(config)
+        size = frame_size(config, workdir)
         if not Path(request.first).is_file():
             raise UserError(f"There is no file {request.first}: give --first a PNG.")
         first, _ = frame_folder.read_image(Path(request.first), size)
@@ -194,8 +195,10 @@ def find_clip(data: dict[str, list[Recording]], name: str, flag: str) -> tuple[R
     raise UserError(f"{flag}={name} names no clip of the run's data set; give one of {names}.")
 
 
-def frame_size(config: ConfigDict) -> tuple[int, int]:
-    """Return (H, W) of the run's frames; the folder of a frame_folder run need not be here for it."""
+def frame_size(config: ConfigDict, workdir: Path) -> tuple[int, int]:
+    """Return (H, W) of the frames that the run was trained on; its data need not be here for it."""
+    if (workdir / FRAMES_FILE).is_file():
+        return tuple(json.loads((workdir / FRAMES_FILE).read_text()))
     if config.data.frame_size is not None:
         return tuple(config.data.frame_size)
     if config.data.name == "frame_folder":

@@ -19,16 +19,15 @@ from cvae_jax.train import load_data
 FRAMES, LABELS = "test/test_img", "test/test_label"  # each with a numbered folder per sequence
 
 
-def read_prompts(config: ConfigDict) -> list[Prompt]:
-    """Return the test sequences of the run's data set, in order.
+def read_prompts(config: ConfigDict, frame_size: tuple[int, int]) -> list[Prompt]:
+    """Return the test sequences of the run's data set, in order, images at frame_size (H, W).
 
     A frame_folder has them as numbered folders in test/test_img (the first frame is used) and
     test/test_label; another data set as recordings of its split 'test'. Raises UserError where they are not
     there or do not fit each other.
     """
     if config.data.name == "frame_folder":
-        size = tuple(config.data.frame_size or frame_folder.DEFAULT_FRAME_SIZE)
-        return _read_folders(config.data.dir, size, config.n_past)
+        return _read_folders(config.data.dir, frame_size, config.n_past)
     recordings = load_data(config).get("test")
     if not recordings:
         raise UserError(

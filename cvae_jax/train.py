@@ -37,6 +37,7 @@ from cvae_jax.writers import Writers
 
 METRICS_FILE = "metrics.jsonl"
 DATA_FILE = "train_data.blake2b"
+FRAMES_FILE = "frame_size.json"  # (H, W) that the run was trained on, whatever data its config names later
 TRAINING_STREAM = jnp.uint32(0)
 DEFAULT_CACHE = Path(__file__).parent.parent / "data"
 
@@ -191,6 +192,8 @@ class Run:
         config_files.save(config, workdir)
         with replacing(workdir / DATA_FILE) as partial:
             partial.write_text(data_now + "\n")
+        with replacing(workdir / FRAMES_FILE) as partial:
+            partial.write_text(json.dumps(list(self.frame_size)) + "\n")
         self.checkpoints = Checkpoints(
             workdir,
             keep=config.checkpoint.keep,

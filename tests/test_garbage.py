@@ -163,7 +163,7 @@ def test_any_folders_of_sequences_are_prompts_or_a_sentence(
     config = default.get_config()
     config.data.name, config.data.dir, config.data.frame_size = "frame_folder", str(tmp_path), SIZE
     try:
-        prompts = submission.read_prompts(config)
+        prompts = submission.read_prompts(config, SIZE)
     except UserError as error:
         one_sentence(error)
     else:

@@ -26,6 +26,7 @@ from cvae_jax.models.cvae import CVAE, init_variables
 from cvae_jax.parallel import Devices
 from cvae_jax.rollout import address, clip_noise, predict
 from cvae_jax.sampling import Prompt, Sampler
+from cvae_jax.train import FRAMES_FILE
 from cvae_jax.train_state import TrainState
 from cvae_jax.transfer import transfer_labels
 from cvae_jax.validation import EVALUATION_STREAM, Validator
@@ -369,7 +370,7 @@ def test_test_folders_that_do_not_fit_are_refused(workdir, tmp_path):
 
     def refused(named):
         with pytest.raises(UserError, match=named):
-            submission.read_prompts(config)
+            submission.read_prompts(config, SIZE)
 
     refused("add --config.data.dir=FOLDER")
     config.data.dir = str(tmp_path)
@@ -380,6 +381,18 @@ def test_test_folders_that_do_not_fit_are_refused(workdir, tmp_path):
     save_images(tmp_path / "test/test_img/0", 1)
     save_images(tmp_path / "test/test_label/1", 2)
     refused("test_label lacks the sequence 0")
+
+
+def test_a_submission_has_the_runs_own_frame_size(workdir, tmp_path, parts):
+    """Whatever the data set of the test sequences has by default."""
+    (workdir / FRAMES_FILE).write_text("[16, 12]")
+    for kind in ("test_img", "test_label"):
+        save_images(tmp_path / "lab/test" / kind / "0", 3)
+    config = residual_config()
+    config.data.update(name="frame_folder", dir=str(tmp_path / "lab"), frame_size=None)
+    table = tmp_path / "out.csv"
+    generate(config, workdir, Request(csv=str(table)))
+    assert len(table.read_text().splitlines()[1].split(",")) == 1 + 3 * 16 * 12
 
 
 def test_two_folders_of_one_number_are_refused(workdir, tmp_path):

@@ -155,8 +155,8 @@ def rollout_batches(
     """Yield (rows, batch) over whole recordings; row r of a batch is sample n of clip i: rows[r] = (i, n).
 
     All clips of one sample come before the next sample's. All batches have one shape: frames uint8
-    (B, T, H, W, 3) and labels (B, T, ...), padded to the longest recording by their last frame; mask float32 (B,); index, the
-    clip, and sample uint32 (B,); length int32 (B,), the clip's own T.
+    (B, T, H, W, 3) and labels (B, T, ...), padded to the longest recording by their last frame; mask
+    float32 (B,); index, the clip, and sample uint32 (B,); length int32 (B,), the clip's own T.
     """
     rows = [(clip, sample) for sample in samples for clip in range(len(recordings))]
     size = -(-min(batch_size, len(rows)) // num_devices) * num_devices

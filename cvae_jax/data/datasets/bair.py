@@ -114,8 +114,8 @@ def load(
     count = open_tfds(source).info.splits["train"].num_examples
     if validation_sequences + (train_sequences or 1) > count:
         raise UserError(
-            f"config.data.bair asks for {train_sequences or 'all'} training and {validation_sequences} validation "
-            f"sequences and {source} has {count} of both together: lower one of them."
+            f"config.data.bair asks for {train_sequences or 'all'} training and {validation_sequences} "
+            f"validation sequences and {source} has {count} of both together: lower one of them."
         )
     files = [path for path in source.iterdir() if path.is_file()]
     key = content_key(files, source, FORMAT, labels, train_sequences, validation_sequences)

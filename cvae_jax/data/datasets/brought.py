@@ -1,4 +1,4 @@
-"""What the adapters of data sets that users bring have in common: finding the files, keys, sizes, messages."""
+"""What the adapters of data sets that users bring share: finding the files, keys, sizes, messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def require_folder(name: str, data_dir: str | None, expected: str) -> pathlib.Pa
     """
     if not data_dir:
         raise UserError(
-            f"The data set {name} needs a folder and none was given: add --config.data.dir=FOLDER with {expected}."
+            f"The data set {name} needs a folder and none was given: add --config.data.dir=FOLDER with "
+            f"{expected}."
         )
     folder = pathlib.Path(data_dir)
     if not folder.is_dir():
@@ -37,8 +38,8 @@ def require_size(
     """Return the one size a data set has; UserError where another was asked for."""
     if frame_size is not None and tuple(frame_size) != size:
         raise UserError(
-            f"The data set {name} has frames of {size} (height, width) and {tuple(frame_size)} was asked for: "
-            "leave out --config.data.frame_size."
+            f"The data set {name} has frames of {size} (height, width) and {tuple(frame_size)} was asked "
+            "for: leave out --config.data.frame_size."
         )
     return size
 
@@ -73,4 +74,6 @@ def open_tfds(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
         return tfds.builder_from_directory(os.fspath(folder))
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{folder} cannot be read as a TFDS data set ({reason}): prepare it again.") from error
+        raise UserError(
+            f"{folder} cannot be read as a TFDS data set ({reason}): prepare it again."
+        ) from error

@@ -108,7 +108,7 @@ def decode(path: pathlib.Path, frame_size: tuple[int, int]) -> np.ndarray:
 
 
 def read_stretches(root: pathlib.Path) -> dict[str, list[tuple[int, int]]]:
-    """Return {person01_boxing_d1: [(first frame, end), ...]} of 00sequences.txt, counted from 0; {} without it."""
+    """Return {person01_boxing_d1: [(first frame, end), ...]} of 00sequences.txt, from 0; {} without it."""
     path = root / SEQUENCES
     if not path.is_file():
         return {}
@@ -129,7 +129,8 @@ def find_videos(root: pathlib.Path) -> list[Video]:
     for split, persons in PERSONS.items():
         if not any(video.person in persons for video in videos):
             raise UserError(
-                f"{root} holds no video of persons {persons[0]} to {persons[-1]} ({split}): expected is {EXPECTED}."
+                f"{root} holds no video of persons {persons[0]} to {persons[-1]} ({split}): expected is "
+                f"{EXPECTED}."
             )
     return videos
 

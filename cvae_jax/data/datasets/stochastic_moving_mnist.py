@@ -138,8 +138,8 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
             raise ValueError("it holds no images of 28 x 28")
     except (OSError, EOFError, ValueError, struct.error) as error:
         raise UserError(
-            f"{path} cannot be read as MNIST images ({error}): put {WHOLE['train'][0]} and {WHOLE['test'][0]} "
-            "there, or leave out --config.data.dir for the embedded digits."
+            f"{path} cannot be read as MNIST images ({error}): put {WHOLE['train'][0]} and "
+            f"{WHOLE['test'][0]} there, or leave out --config.data.dir for the embedded digits."
         ) from error
     return np.frombuffer(content, np.uint8).reshape(count, 28, 28)
 
