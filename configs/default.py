@@ -16,10 +16,10 @@ def get_config() -> ConfigDict:
     config.precision = "float32"  # of the features; bfloat16: mixed precision, for accelerators
 
     config.data = ConfigDict()
-    config.data.name = "real_clips"  # real_clips, frame_folder or dancer
-    config.data.dir = placeholder(str)  # frame_folder: the folder with train/ and val/
+    config.data.name = "real_clips"  # real_clips, frame_folder, prepared or dancer
+    config.data.dir = placeholder(str)  # frame_folder: with train/ and val/; prepared: --out of prepare.py
     config.data.cache = placeholder(str)  # prepared data; None = data/ of this clone
-    config.data.frame_size = placeholder(tuple)  # (H, W); None = (64, 32) real_clips, else (32, 64)
+    config.data.frame_size = placeholder(tuple)  # (H, W); None = own, or (32, 64) frame_folder, dancer
     config.data.stride = placeholder(int)  # frames between clip starts; None = no overlap
     config.data.frame_step = 1  # a training clip takes every n-th frame (evaluation takes every frame)
     config.data.shuffle = True  # order of the clips as a pure function of (seed, epoch)

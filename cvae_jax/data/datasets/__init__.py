@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets import dancer, frame_folder, real_clips
+from cvae_jax.data.datasets import dancer, frame_folder, prepared, real_clips
 from cvae_jax.errors import UserError
 
-LOADERS = {"real_clips": real_clips.load, "frame_folder": frame_folder.load, "dancer": dancer.load}
+LOADERS = {
+    "real_clips": real_clips.load,
+    "frame_folder": frame_folder.load,
+    "prepared": prepared.load,
+    "dancer": dancer.load,
+}
 
 
 def load(
