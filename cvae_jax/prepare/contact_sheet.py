@@ -28,9 +28,8 @@ class Sample(NamedTuple):
     caption: str
 
 
-def draw_sheet(samples: list[Sample], crop: Box) -> Image.Image:
-    """Return rows of samples, each the video around the crop with a skeleton, the prepared frame, the label."""
-    cells = [_cell(sample, crop) for sample in samples]
+def draw_sheet(cells: list[Image.Image]) -> Image.Image:
+    """Return cells in rows."""
     width, height = max(cell.width for cell in cells), cells[0].height
     columns = min(COLUMNS, len(cells))
     rows = math.ceil(len(cells) / columns)
@@ -50,7 +49,8 @@ def _around(crop: Box, size: tuple[int, int]) -> Box:
     return max(0, x0 - more), max(0, y0 - more), min(size[0], x1 + more), min(size[1], y1 + more)
 
 
-def _cell(sample: Sample, crop: Box) -> Image.Image:
+def draw_cell(sample: Sample, crop: Box) -> Image.Image:
+    """Return a sample: the video around the crop with its skeleton, the prepared frame, the label."""
     x0, y0, *_ = around = _around(crop, sample.picture.size)
     scale = HEIGHT / (around[3] - y0)
     size = (max(1, round((around[2] - x0) * scale)), HEIGHT)

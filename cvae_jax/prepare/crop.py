@@ -47,8 +47,8 @@ def choose_crop(
     largest = min(np.array(size) / frame)
     if given is not None and unit > largest:
         raise UserError(
-            f"--crop={','.join(map(str, given))} cannot be grown to the aspect of frames of "
-            f"{frame_size[1]} x {frame_size[0]} inside the picture of {size[0]} x {size[1]}: give a smaller crop, or "
+            f"--crop={','.join(map(str, given))} cannot be grown to the aspect of frames of {frame_size[1]} "
+            f"x {frame_size[0]} inside the picture of {size[0]} x {size[1]}: give a smaller crop, or "
             "another --frame_size=H,W."
         )
     sides = np.maximum(1, np.floor(frame * min(unit, largest) + 1e-6))

@@ -26,8 +26,8 @@ def seen(landmarks: np.ndarray) -> np.ndarray:
 def merge_looks(looks: np.ndarray) -> np.ndarray:
     """Return one body a frame (T, 33, 2), the median of several looks (T, N, 33, 2).
 
-    NaN where fewer than half of the looks show one. Looks at which left and right fit the frame before better when exchanged
-    are taken so: a single look confuses them now and then, in somebody seen from the side above all.
+    NaN where fewer than half of the looks show one. A look whose left and right fit the
+    frame before better when exchanged is taken so: a single look confuses them now and then.
     """
     count = looks.shape[1]
     merged = np.full((len(looks), *looks.shape[2:]), np.nan)

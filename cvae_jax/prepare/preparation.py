@@ -20,7 +20,7 @@ from cvae_jax.data.datasets import prepared, store
 from cvae_jax.data.pose import LANDMARKS, USED_LANDMARKS, draw_pose
 from cvae_jax.errors import UserError
 from cvae_jax.prepare import poses
-from cvae_jax.prepare.contact_sheet import Sample, draw_sheet
+from cvae_jax.prepare.contact_sheet import Sample, draw_cell, draw_sheet
 from cvae_jax.prepare.crop import USED, check_inside, choose_crop, cut_off
 from cvae_jax.prepare.footage import Folder, Footage, open_footage
 from cvae_jax.prepare.keypoints import read_keypoints
@@ -169,7 +169,7 @@ def write(clip: Clip, settings: Settings) -> None:
     def add(folder: Path) -> None:
         text = json.dumps(described, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
         (folder / prepared.PREPARATION).write_text(text + "\n", encoding="utf-8")
-        draw_sheet(frames.samples, clip.crop).save(folder / prepared.CONTACT_SHEET, optimize=True)
+        draw_sheet(frames.cells).save(folder / prepared.CONTACT_SHEET, optimize=True)
 
     try:
         store.prepare(
@@ -191,7 +191,7 @@ class _Frames:
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self.samples: list[Sample] = []
+        self.cells: list[Image.Image] = []
         self._names = [(t, s.name) for s in clip.stretches for t in range(s.start, s.stop)]
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -213,7 +213,8 @@ class _Frames:
 
     def _keep(self, picture: Image.Image, frame: np.ndarray, t: int, name: str) -> None:
         caption = f"{self.clip.timing.times[t]:.2f} s, {name}"
-        self.samples.append(Sample(picture, self.clip.landmarks[t], frame, self.label(t), caption))
+        sample = Sample(picture, self.clip.landmarks[t], frame, self.label(t), caption)
+        self.cells.append(draw_cell(sample, self.clip.crop))
 
 
 def _cut(picture: Image.Image, crop: Box, frame_size: tuple[int, int]) -> np.ndarray:
