@@ -49,23 +49,25 @@ def body(t: int) -> np.ndarray:
 
 def picture(t: int) -> np.ndarray:
     """Frame t: its number as a brightness, a bright spot in the upper left corner, a block at the body."""
-    image = np.full((HEIGHT, WIDTH, 3), 40 + 2 * t, np.uint8)
+    image = np.full((HEIGHT, WIDTH, 3), 40 + 2 * (t % 100), np.uint8)
     image[:16, :16] = 255
     return image
 
 
-def write_video(path: Path, count: int = COUNT, codec: str = "libx264", times: list[int] | None = None) -> Path:
-    """A video at 30 frames a second, or with these times in units of 1/90000 s; lossless where codecs are."""
+def write_video(
+    path: Path, count: int = COUNT, codec: str = "libx264", times: list[int] | None = None
+) -> Path:
+    """A video at 30 frames a second, or with these times in units of 1/3000 s; lossless where codecs are."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30, options={"qp": "0"} if codec == "libx264" else {})
         stream.width, stream.height = WIDTH, HEIGHT
         stream.pix_fmt = {"gif": "rgb8"}.get(codec, "yuv420p")
-        stream.time_base = Fraction(1, 90000)
-        stream.codec_context.time_base = Fraction(1, 90000)
+        stream.time_base = Fraction(1, 3000)
+        stream.codec_context.time_base = Fraction(1, 3000)
         for t in range(count):
             frame = av.VideoFrame.from_ndarray(picture(t)).reformat(format=stream.pix_fmt)
-            frame.pts = 3000 * t if times is None else times[t]
-            frame.time_base = Fraction(1, 90000)
+            frame.pts = 100 * t if times is None else times[t]
+            frame.time_base = Fraction(1, 3000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -185,12 +187,12 @@ def test_labels_follow_the_frame_and_not_the_other_side(video: Path, keypoints: 
     "ending, codec", [("mov", "libx264"), ("webm", "libvpx-vp9"), ("gif", "gif"), ("mkv", "mpeg4")]
 )
 def test_other_kinds_of_video(ending: str, codec: str, keypoints: Path, tmp_path: Path) -> None:
-    times = [3600 * t for t in range(COUNT)]  # 25 a second, which a GIF can say as well
+    times = [120 * t for t in range(COUNT)]  # 25 a second, which a GIF can say as well
     video = write_video(tmp_path / f"dance.{ending}", codec=codec, times=times)
     run(video, tmp_path / "me", keypoints)
     assert preparation(tmp_path / "me")["fps"] == pytest.approx(25, abs=0.1)
     level = read(tmp_path / "me")["train"][0].frames[:, -1, -1].mean(axis=-1)
-    np.testing.assert_allclose(level, 40 + 2 * np.arange(len(level)), atol=30 if codec == "gif" else 8)
+    np.testing.assert_allclose(level, 40 + 2 * np.arange(len(level)), atol=40 if codec == "gif" else 8)
     assert len(level) == 48
 
 
@@ -213,7 +215,7 @@ def test_rate_and_part_are_taken_by_time(video: Path, keypoints: Path, tmp_path:
 
 def test_a_variable_rate_is_read_by_its_time_stamps(keypoints: Path, tmp_path: Path) -> None:
     # One second at 40 frames a second, then a second at 20.
-    times = [2250 * t for t in range(40)] + [90000 + 4500 * t for t in range(20)]
+    times = [75 * t for t in range(40)] + [3000 + 150 * t for t in range(20)]
     video = write_video(tmp_path / "phone.mp4", times=times)
     run(video, tmp_path / "me", keypoints, fps=20.0)
     frames = np.concatenate([r.frames for rs in read(tmp_path / "me").values() for r in rs])
@@ -239,7 +241,7 @@ def test_a_video_turned_by_its_metadata_is_put_upright(tmp_path: Path) -> None:
     assert shown[4, -4].min() > 240 and shown[4, 4].max() < 100 and shown[-4, -4].max() < 100
 
 
-def test_memory_does_not_grow_with_the_length(video: Path) -> None:
+def test_frames_come_one_by_one_repeated_where_wanted_and_again_from_the_beginning(video: Path) -> None:
     from cvae_jax.prepare.footage import open_footage
 
     footage = open_footage(video)

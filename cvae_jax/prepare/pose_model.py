@@ -21,18 +21,25 @@ from PIL import Image
 from cvae_jax.data.pose import LANDMARKS
 from cvae_jax.errors import UserError
 from cvae_jax.prepare.pose_environment import WAY_OUT
+from cvae_jax.prepare.settings import Box
 
 WORKER = Path(__file__).parent / "pose_worker.py"
 MOST_WORKERS = 8
+GRAY = (128, 128, 128)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Look(NamedTuple):
-    """Where to look: x0, y0, x1, y1 in pixels of the picture; the longer side of what the model is given."""
+    """Where to look, and how.
+
+    box: x0, y0, x1, y1 in pixels of the picture; what of it is outside `inside` is gray (a body that touches
+    the edge of what the model is given is often missed). side: the longer side of what the model is given.
+    """
 
     box: tuple[float, float, float, float]
+    inside: Box
     side: int
     mirror: bool = False
 
@@ -65,8 +72,16 @@ class PoseModel:
         """Return landmarks float64 (33, 3): x and y in pixels of the picture, visibility; NaN for nobody."""
         x0, y0, x1, y1 = where.box
         scale = where.side / max(x1 - x0, y1 - y0)
-        size = tuple(max(1, round(side * scale)) for side in (x1 - x0, y1 - y0))
-        small = picture.resize(size, Image.Resampling.BILINEAR, box=where.box, reducing_gap=2.0)
+        size = (max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale)))
+        shown = (
+            max(x0, where.inside[0]), max(y0, where.inside[1]),
+            min(x1, where.inside[2]), min(y1, where.inside[3]),
+        )  # fmt: skip
+        part = (max(1, round((shown[2] - shown[0]) * scale)), max(1, round((shown[3] - shown[1]) * scale)))
+        small = Image.new("RGB", size, GRAY)
+        if shown[0] < shown[2] and shown[1] < shown[3]:
+            resized = picture.resize(part, Image.Resampling.BILINEAR, box=shown, reducing_gap=2.0)
+            small.paste(resized, (round((shown[0] - x0) * scale), round((shown[1] - y0) * scale)))
         worker = self._free.get()
         try:
             found = worker.ask(np.asarray(small), where.mirror)

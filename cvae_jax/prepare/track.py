@@ -58,7 +58,7 @@ def find_person(footage: Footage, timing: Timing, model: PoseModel, region: Box)
 
 def _first_pass(footage: Footage, timing: Timing, model: PoseModel, region: Box) -> np.ndarray:
     """Return one look a frame, (T, 33, 3) in pixels and visibility, NaN where it shows nobody."""
-    whole = Look(region, WHOLE_SIDE)
+    whole = Look(region, region, WHOLE_SIDE)
     found = np.stack(
         list(
             model.map(
@@ -94,10 +94,8 @@ def _second_pass(
         looks = []
         for margin in MARGINS:
             half = side * margin / 2
-            low = np.clip((x - half, y - half), region[:2], np.array(region[2:]) - 2)
-            high = np.clip((x + half, y + half), low + 2, region[2:])
-            box = tuple(float(v) for v in (*low, *high))
-            looks += [model.look(picture, Look(box, CLOSE_SIDE, mirror)) for mirror in (False, True)]
+            box = tuple(float(v) for v in (x - half, y - half, x + half, y + half))
+            looks += [model.look(picture, Look(box, region, CLOSE_SIDE, m)) for m in (False, True)]
         return np.stack(looks)
 
     looks = np.full((len(timing), 2 * len(MARGINS), *first.shape[1:]), np.nan)
@@ -168,14 +166,16 @@ def whole_body(body: np.ndarray, region: Box) -> bool:
 
 
 def _look_through(model: PoseModel, picture: Image.Image, region: Box) -> list[np.ndarray]:
-    """Look at a region and at nine windows of half its size that overlap by halves."""
+    """Look at a region, again with gray around it, and at nine windows of half its size, half overlapping."""
     x0, y0, x1, y1 = region
-    looks = [model.look(picture, Look(region, WHOLE_SIDE))]
+    more = max(x1 - x0, y1 - y0) / 4
+    around = (x0 - more, y0 - more, x1 + more, y1 + more)
+    looks = [model.look(picture, Look(box, region, WHOLE_SIDE)) for box in (region, around)]
     for row in range(3):
         for column in range(3):
             x, y = x0 + column * (x1 - x0) / 4, y0 + row * (y1 - y0) / 4
             box = (x, y, x + (x1 - x0) / 2, y + (y1 - y0) / 2)
-            looks.append(model.look(picture, Look(box, WHOLE_SIDE)))
+            looks.append(model.look(picture, Look(box, region, WHOLE_SIDE)))
     return looks
 
 
