@@ -12,11 +12,17 @@ from ml_collections import ConfigDict
 
 from cvae_jax.errors import NonFiniteError, UserError
 
+CONFIG_HELP = "see the fields and their types in configs/default.py"
+CONFIG_FORM = "write --config.field=value and --workdir=folder"
 
-def run(main: Callable[[], None]) -> None:
-    """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2."""
+
+def run(main: Callable[[], None], help: str = CONFIG_HELP, form: str = CONFIG_FORM) -> None:
+    """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2.
+
+    help, form: where a sentence on a flag that cannot be parsed, or is none, sends the user.
+    """
     logging.set_verbosity(logging.ERROR)  # orbax warns whenever it opens a folder to read only
-    app.run(lambda _: guarded(main), flags_parser=_parse)
+    app.run(lambda _: guarded(main), flags_parser=lambda argv: _parse(argv, help, form))
 
 
 def stored_config(argv: list[str], template: ConfigDict) -> ConfigDict:
@@ -32,7 +38,7 @@ def stored_config(argv: list[str], template: ConfigDict) -> ConfigDict:
     return guarded(lambda: config.load(Path(workdir), template))
 
 
-def told(parse: Callable[[], Any]) -> Any:
+def told(parse: Callable[[], Any], help: str = CONFIG_HELP) -> Any:
     """Return parse(), or end with a sentence where a flag cannot be parsed.
 
     A config flag reads its overrides already where it is defined, so doors define it through this.
@@ -40,13 +46,13 @@ def told(parse: Callable[[], Any]) -> Any:
     try:
         return parse()
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-        fail(f"{_one_line(error)} (see the fields and their types in configs/default.py)")
+        fail(f"{_one_line(error)} ({help})")
 
 
-def _parse(argv: list[str]) -> list[str]:
-    rest = told(lambda: flags.FLAGS(argv))
+def _parse(argv: list[str], help: str, form: str) -> list[str]:
+    rest = told(lambda: flags.FLAGS(argv), help)
     if len(rest) > 1:
-        fail(f"{rest[1]!r} is not a flag; write --config.field=value and --workdir=folder.")
+        fail(f"{rest[1]!r} is not a flag; {form}.")
     return rest
 
 

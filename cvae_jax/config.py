@@ -209,7 +209,7 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
             raise UserError(f"{path} cannot be read as a config: it holds no object of fields.")
         unknown = sorted(flatten(stored).keys() - flatten(template.to_dict()).keys())
         if unknown:
-            raise UserError(f"{path} has fields this version does not know: {', '.join(unknown)}.")
+            raise UserError(f"{path} has fields this version does not know: {', '.join(map(repr, unknown))}.")
         config = copy.deepcopy(template)
         config.update(_tuples(stored))
     except (KeyError, ValueError, TypeError, AttributeError) as error:

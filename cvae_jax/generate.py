@@ -17,7 +17,7 @@ from cvae_jax.checkpoint import restore_for_evaluation
 from cvae_jax.config import Components
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets import frame_folder
+from cvae_jax.data.datasets import frame_folder, prepared
 from cvae_jax.errors import UserError
 from cvae_jax.parallel import Devices
 from cvae_jax.report import figures, video
@@ -169,7 +169,7 @@ def read_scene(config: ConfigDict, workdir: Path, request: Request) -> Scene:
             find_clip(data, name, flag)[0]
             for name, flag in ((request.person, "--person"), (request.drive, "--drive"))
         )
-        labels = transfer.transfer_labels(config.data.name, person, driver)
+        labels = transfer.transfer_labels(config.data.name, person, driver, config.data.dir)
         before = {"driver": driver.frames, "its label": driver.labels, "normalised": labels}
         return Scene(Prompt(person.name, person.frames[:1], labels), before, {})
     recording, index = find_clip(data, request.clip, "--clip")
@@ -203,6 +203,8 @@ def frame_size(config: ConfigDict, workdir: Path) -> tuple[int, int]:
         return tuple(config.data.frame_size)
     if config.data.name == "frame_folder":
         return frame_folder.DEFAULT_FRAME_SIZE
+    if config.data.name == "prepared":
+        return tuple(prepared.read_preparation(config.data.dir)["frame_size"])
     return load_data(config)["validation"][0].frames.shape[1:3]
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets import real_clips
+from cvae_jax.data.datasets import prepared, real_clips
 from cvae_jax.data.pose import draw_pose
-from cvae_jax.data.retarget import retarget, stance
+from cvae_jax.data.retarget import retarget, stance, stance_known
 from cvae_jax.errors import UserError
 
-# Data set: a function that returns each scene's keypoints (T, 33, 2), frame by frame of the source clip.
-KEYPOINTS = {"real_clips": real_clips.read_keypoints}
+# Data set: a function of the config's data folder that returns each scene's keypoints (T, 33, 2), frame by
+# frame of the source clip; a frame that is in no recording is NaN.
+KEYPOINTS = {
+    "real_clips": lambda data_dir: real_clips.read_keypoints(),
+    "prepared": prepared.read_keypoints,
+}
 
 
 def require_keypoints(data_name: str) -> None:
@@ -23,15 +27,28 @@ def require_keypoints(data_name: str) -> None:
         )
 
 
-def transfer_labels(data_name: str, person: Recording, driver: Recording) -> np.ndarray:
+def transfer_labels(
+    data_name: str, person: Recording, driver: Recording, data_dir: str | None = None
+) -> np.ndarray:
     """Return labels uint8 (T, H, W, 3) of the driver's poses, placed and sized as the person's.
 
     Label 0 is the person's own, since frame 0 is; label t is the driver's pose t. Place and size are
-    measured over the whole scenes. Raises UserError where the data set has no keypoints.
+    measured over the whole scenes. data_dir: the folder of a data set that lies in one.
+
+    Raises UserError where the data set has no keypoints, or nose, hips and ankles are not all known.
     """
     require_keypoints(data_name)
-    scenes = KEYPOINTS[data_name]()
-    source, target = (stance(scenes[clip.scene]) for clip in (driver, person))
+    scenes = KEYPOINTS[data_name](data_dir)
+    for clip in (driver, person):
+        known = stance_known(scenes[clip.scene])
+        if not known[clip.start : clip.start + len(clip.frames)].all():
+            raise UserError(
+                f"The pose of {clip.name} is not known well enough for --drive (nose, hips and ankles in "
+                "every frame): take another clip."
+            )
+    source, target = (
+        stance(scenes[clip.scene][stance_known(scenes[clip.scene])]) for clip in (driver, person)
+    )
     poses = scenes[driver.scene][driver.start : driver.start + len(driver.frames)]
     moved = retarget(poses[1:], source, target)
     size = person.frames.shape[1:3]

@@ -94,6 +94,11 @@ def retarget(keypoints: np.ndarray, source: Stance, target: Stance) -> np.ndarra
     return moved
 
 
+def stance_known(keypoints: np.ndarray) -> np.ndarray:
+    """Return bool (T,): in which frames of (T, 33, 2) ankles, hips and nose are known."""
+    return np.isfinite(keypoints[:, [_NOSE, *_HIPS, *_ANKLES]]).all(axis=(1, 2))
+
+
 def standing_ankle(keypoints: np.ndarray) -> np.ndarray:
     """Return y of the lower ankle (T,): the foot that is more likely to stand."""
     return keypoints[:, _ANKLES, 1].max(axis=1)
@@ -102,5 +107,5 @@ def standing_ankle(keypoints: np.ndarray) -> np.ndarray:
 def _check(keypoints: np.ndarray) -> None:
     if keypoints.ndim != 3 or keypoints.shape[1:] != (len(LANDMARKS), 2) or not len(keypoints):
         raise ValueError(f"keypoints must have shape (T, {len(LANDMARKS)}, 2), got {keypoints.shape}")
-    if not np.isfinite(keypoints[:, [_NOSE, *_HIPS, *_ANKLES]]).all():
+    if not stance_known(keypoints).all():
         raise ValueError("ankles, hips and nose must be known in every frame.")

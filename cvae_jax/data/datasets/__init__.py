@@ -12,6 +12,7 @@ from cvae_jax.data.datasets import (
     frame_folder,
     kth,
     moving_mnist,
+    prepared,
     real_clips,
     stochastic_moving_mnist,
 )
@@ -20,6 +21,7 @@ from cvae_jax.errors import UserError
 LOADERS = {
     "real_clips": real_clips.load,
     "frame_folder": frame_folder.load,
+    "prepared": prepared.load,
     "dancer": dancer.load,
     "stochastic_moving_mnist": stochastic_moving_mnist.load,
     "moving_mnist": moving_mnist.load,
@@ -27,7 +29,7 @@ LOADERS = {
     "bair": bair.load,
 }
 # Those whose labels are images, of which a folder can be given to generate from.
-IMAGE_LABELS = ("real_clips", "frame_folder", "dancer")
+IMAGE_LABELS = ("real_clips", "frame_folder", "prepared", "dancer")
 
 
 def load(

@@ -127,7 +127,9 @@ def load_prepared(
     cannot be written or read, and what the builder raises.
     """
     if not entry.is_dir():
-        _prepare(entry, make_builder)
+        # Another process may have been faster: its entry holds the same content.
+        with contextlib.suppress(FileExistsError):
+            prepare(entry, make_builder, "--config.data.cache")
     try:
         return read(entry)
     except UnreadableError as error:
@@ -155,7 +157,22 @@ def read(folder: pathlib.Path) -> dict[str, list[Recording]]:
         raise UnreadableError(f"damaged, or written by another version: {reason}") from error
 
 
-def _prepare(entry: pathlib.Path, make_builder: Callable[[str], RecordingsBuilder]) -> None:
+def prepare(
+    entry: pathlib.Path,
+    make_builder: Callable[[str], RecordingsBuilder],
+    flag: str,
+    *,
+    add: Callable[[pathlib.Path], None] = lambda folder: None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a folder that appears at once and complete, or not at all.
+
+    flag: names another place, where this one cannot be written. add: puts further files into the folder
+    before it appears. overwrite: the folder takes the place of one that is there.
+
+    Raises FileExistsError where the folder is there and holds something, UserError where it cannot be
+    written, and what the builder raises.
+    """
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(entry)
@@ -163,16 +180,20 @@ def _prepare(entry: pathlib.Path, make_builder: Callable[[str], RecordingsBuilde
     except OSError as error:
         raise UserError(
             f"Cannot write the prepared data to {entry.parent} ({error.strerror}): choose a "
-            "folder that can be written with --config.data.cache=FOLDER."
+            f"folder that can be written with {flag}=FOLDER."
         ) from error
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         builder = make_builder(work)
         with _quiet_tfds():
             builder.download_and_prepare(download_config=config)
-        # Another process may have been faster: its entry holds the same content.
-        with contextlib.suppress(FileExistsError):
+        add(pathlib.Path(builder.data_dir))
+        if overwrite and entry.is_dir():
+            _exchange(builder.data_dir, entry, os.path.join(work, "replaced"))
+        else:
             _rename(builder.data_dir, entry)
+    except FileExistsError:
+        raise
     except (OSError, RuntimeError) as error:
         # array_record says RuntimeError where a disk is full.
         reason = re.search(r"write\(\) failed: ([^;\n]*)", str(error))
@@ -181,7 +202,7 @@ def _prepare(entry: pathlib.Path, make_builder: Callable[[str], RecordingsBuilde
         why = reason.group(1) if reason else error.strerror
         raise UserError(
             f"Writing the prepared data to {entry.parent} failed ({why}): make room there, or "
-            "choose another folder with --config.data.cache=FOLDER."
+            f"choose another folder with {flag}=FOLDER."
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -203,6 +224,16 @@ def _rename(source: str, target: pathlib.Path) -> None:
     except OSError as error:
         if target.is_dir():
             raise FileExistsError(error.errno, error.strerror, os.fspath(target)) from error
+        raise
+
+
+def _exchange(source: str, target: pathlib.Path, aside: str) -> None:
+    """Puts a folder in the place of another, which goes aside; without success it stays."""
+    os.rename(target, aside)
+    try:
+        os.rename(source, target)
+    except OSError:
+        os.rename(aside, target)
         raise
 
 
