@@ -12,8 +12,8 @@ from cvae_jax.errors import UserError
 LOADERS = {
     "real_clips": real_clips.load,
     "frame_folder": frame_folder.load,
-    "prepared": prepared.load,
     "dancer": dancer.load,
+    "prepared": prepared.load,
 }
 
 
