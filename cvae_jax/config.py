@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
         stored = json.loads(path.read_text())
         if not isinstance(stored, dict):
             raise UserError(f"{path} cannot be read as a config: it holds no object of fields.")
-        unknown = sorted(flatten(stored).keys() - flatten(template.to_dict()).keys())
+        unknown = sorted(_unknown(stored, template.to_dict()))
         if unknown:
             raise UserError(f"{path} has fields this version does not know: {', '.join(map(repr, unknown))}.")
         config = copy.deepcopy(template)
@@ -216,6 +217,15 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a config of this version: {reason}") from None
     return config
+
+
+def _unknown(stored: dict, template: dict, prefix: str = "") -> Iterator[str]:
+    """Yield the fields of `stored`, 'a.b', that `template` does not have."""
+    for key, value in stored.items():
+        if key not in template:
+            yield f"{prefix}{key}"
+        elif isinstance(value, dict) and isinstance(template[key], dict):
+            yield from _unknown(value, template[key], f"{prefix}{key}.")
 
 
 def refuse_other_training(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:

@@ -134,7 +134,7 @@ def test_real_clips_refuse_another_size_and_a_folder(tmp_path: pathlib.Path) -> 
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="no data set named cifar.*real_clips, frame_folder, prepared, dancer"):
+    with pytest.raises(UserError, match="no data set named cifar.*frame_folder, dancer, prepared"):
         datasets.load("cifar", data_dir=None, cache_dir=str(tmp_path), frame_size=None)
 
 

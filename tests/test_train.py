@@ -208,7 +208,7 @@ def test_resume_with_another_config_is_refused_naming_the_field(data, tmp_path):
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"b1"', '"b7"'))
     config.lock()
-    with pytest.raises(UserError, match="has fields this version does not know: optimizer.b7"):
+    with pytest.raises(UserError, match="has fields this version does not know: 'optimizer.b7'"):
         Run(config, tmp_path)
     (tmp_path / "config.json").write_text(text)
     config.num_epochs = 5

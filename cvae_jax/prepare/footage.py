@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,7 +243,7 @@ def _upright_size(frame: av.VideoFrame, aspect: float) -> tuple[int, int]:
 
 
 def _reencode(path: Path) -> str:
-    return f"ffmpeg -i {path.name} -c:v libx264 -pix_fmt yuv420p again.mp4"
+    return f"ffmpeg -i {shlex.quote(path.name)} -c:v libx264 -pix_fmt yuv420p again.mp4"
 
 
 def _cut_short(path: Path, decoded: int) -> UserError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -79,8 +80,6 @@ def prepare(settings: Settings) -> Iterator[str]:
 
 def quoted_flags(out: Path) -> str:
     """Return the flags that name a prepared data set, for a shell."""
-    import shlex
-
     return f"--config.data.name=prepared {shlex.quote(f'--config.data.dir={out}')}"
 
 

@@ -21,8 +21,8 @@ from cvae_jax.errors import UserError
 LOADERS = {
     "real_clips": real_clips.load,
     "frame_folder": frame_folder.load,
-    "prepared": prepared.load,
     "dancer": dancer.load,
+    "prepared": prepared.load,
     "stochastic_moving_mnist": stochastic_moving_mnist.load,
     "moving_mnist": moving_mnist.load,
     "kth": kth.load,
