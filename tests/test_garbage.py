@@ -1,9 +1,13 @@
 """Whatever lies where something is read: a reader returns what it promises, or says one sentence."""
 
+import gzip
 import json
 import pathlib
 import shutil
+import struct
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +18,16 @@ from configs import default
 from cvae_jax import config as config_files
 from cvae_jax import submission
 from cvae_jax.data import datasets
-from cvae_jax.data.datasets import frame_folder
+from cvae_jax.data.datasets import (
+    frame_folder,
+    kth,
+    moving_mnist,
+    prepared,
+    stochastic_moving_mnist,
+)
 from cvae_jax.errors import UserError
+from cvae_jax.prepare.footage import open_footage
+from cvae_jax.prepare.keypoints import read_keypoints
 
 SIZE = (12, 14)
 # The same examples every time: a change is not blamed for garbage that nobody had thought of before. To look
@@ -174,3 +186,129 @@ def test_any_folders_of_sequences_are_prompts_or_a_sentence(
         one_sentence(error)
     else:
         assert files and all(prompt.given.shape == (1, *SIZE, 3) for prompt in prompts)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A good MP4 of twelve frames of noise."""
+    path = tmp_path_factory.mktemp("film") / "good.mp4"
+    noise = np.random.default_rng(0).integers(256, size=(12, 32, 48, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for picture in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def damaged(good: bytes, data: st.DataObject) -> bytes:
+    kind = data.draw(st.sampled_from(["garbage", "cut", "changed"]))
+    if kind == "garbage":
+        return data.draw(st.binary(max_size=200))
+    if kind == "cut":
+        return good[: data.draw(st.integers(0, len(good)))]
+    start = data.draw(st.integers(0, len(good) - 1))
+    new = data.draw(st.binary(min_size=1, max_size=60))
+    return good[:start] + new + good[start + len(new) :]
+
+
+@MANY
+@given(data=st.data(), ending=st.sampled_from(["mp4", "gif", "webm", "avi"]))
+def test_a_damaged_video_is_frames_or_a_sentence(
+    tmp_path: pathlib.Path, film: bytes, data: st.DataObject, ending: str
+) -> None:
+    path = tmp_path / f"my dance ä.{ending}"
+    path.write_bytes(damaged(film, data))
+    try:
+        footage = open_footage(path)
+        pictures = list(footage.pictures(np.arange(len(footage.times))))
+    except UserError as error:
+        one_sentence(error)
+        assert str(path) in str(error)
+    else:
+        assert len(pictures) == len(footage.times) >= 2
+        assert all(picture.size == footage.size for picture in pictures)
+
+
+@MANY
+@given(data=st.data())
+def test_a_damaged_kth_video_is_frames_or_a_sentence(
+    tmp_path: pathlib.Path, film: bytes, data: st.DataObject
+) -> None:
+    path = tmp_path / "person01_boxing_d1_uncomp.avi"
+    path.write_bytes(damaged(film, data))
+    try:
+        frames = kth.decode(path, SIZE)
+    except UserError as error:
+        one_sentence(error)
+        assert str(path) in str(error)
+    else:
+        assert frames.shape[1:] == (*SIZE, 3) and len(frames)
+
+
+NUMBERS = st.none() | st.floats() | st.integers()
+POINT = st.one_of(
+    st.fixed_dictionaries({"x": NUMBERS, "y": NUMBERS}), st.lists(NUMBERS, max_size=4), JSON
+)
+BODY = st.one_of(
+    st.lists(POINT, min_size=33, max_size=33),
+    st.fixed_dictionaries({"people": st.lists(st.fixed_dictionaries({
+        "pose_keypoints_2d": st.lists(NUMBERS, min_size=75, max_size=75) | st.lists(NUMBERS, max_size=5)
+    }) | JSON, max_size=3) | JSON}),
+    JSON,
+)  # fmt: skip
+
+
+@MANY
+@given(content=st.lists(BODY, max_size=3) | JSON)
+def test_any_keypoints_are_landmarks_or_a_sentence(tmp_path: pathlib.Path, content) -> None:
+    path = tmp_path / "poses.json"
+    path.write_text(json.dumps(content))
+    try:
+        landmarks = read_keypoints(path, 2, (48, 32))
+    except UserError as error:
+        one_sentence(error)
+    else:
+        assert landmarks.shape == (2, 33, 2) and not np.isinf(landmarks).any()
+
+
+@MANY
+@given(content=st.one_of(JSON.map(lambda value: json.dumps(value).encode()), st.binary(max_size=60)))
+def test_any_preparation_is_read_or_a_sentence(tmp_path: pathlib.Path, content: bytes) -> None:
+    (tmp_path / prepared.PREPARATION).write_bytes(content)
+    with pytest.raises(UserError) as caught:  # no shard is there, whatever it says
+        datasets.load("prepared", data_dir=str(tmp_path), cache_dir="", frame_size=None)
+    one_sentence(caught.value)
+
+
+@MANY
+@given(data=st.data())
+def test_damaged_mnist_files_are_digits_or_a_sentence(tmp_path: pathlib.Path, data: st.DataObject) -> None:
+    header = struct.pack(">4i", 2051, 3, 28, 28)
+    path = tmp_path / "images.gz"
+    path.write_bytes(damaged(gzip.compress(header + bytes(3 * 784)), data))
+    stochastic_moving_mnist.read_idx.cache_clear()
+    try:
+        digits = stochastic_moving_mnist.read_idx(path)
+    except UserError as error:
+        one_sentence(error)
+        assert str(path) in str(error)
+    else:
+        assert digits.shape == (3, 28, 28)
+
+
+@MANY
+@given(data=st.data())
+def test_a_damaged_array_is_videos_or_a_sentence(tmp_path: pathlib.Path, data: st.DataObject) -> None:
+    path = tmp_path / "mnist_test_seq.npy"
+    np.save(path, np.zeros((20, 2, 64, 64), np.uint8))
+    path.write_bytes(damaged(path.read_bytes(), data))
+    try:
+        count, videos = moving_mnist.read_videos(path)
+        frames = list(videos)
+    except UserError as error:
+        one_sentence(error)
+        assert str(path) in str(error)
+    else:
+        assert count == len(frames) and all(video.shape == (20, 64, 64) for video in frames)

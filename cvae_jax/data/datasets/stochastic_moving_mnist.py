@@ -14,6 +14,7 @@ import hashlib
 import pathlib
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -136,7 +137,7 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
             content = file.read()
         if magic != 2051 or (height, width) != (28, 28) or len(content) != count * 784:
             raise ValueError("it holds no images of 28 x 28")
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as MNIST images ({error}): put {WHOLE['train'][0]} and "
             f"{WHOLE['test'][0]} there, or leave out --config.data.dir for the embedded digits."
