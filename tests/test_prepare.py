@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cvae_jax.data import datasets
-from cvae_jax.data.datasets import prepared
+from cvae_jax.data.datasets import prepared, store
 from cvae_jax.data.pose import LANDMARKS, draw_pose, landmark_index
 from cvae_jax.errors import UserError
 from cvae_jax.prepare.preparation import prepare
@@ -399,6 +399,25 @@ def test_a_failure_while_writing_keeps_the_old_and_leaves_nothing_new(
         with pytest.raises(UserError, match="No space left on device.*--out=FOLDER"):
             run(video, out, keypoints, overwrite=True)
     assert [path.name for path in out.parent.iterdir()] == ["out"] and len(read(out)["train"]) == 1
+
+
+def test_an_exchange_that_fails_half_way_puts_the_old_back(
+    video: Path, keypoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "results" / "out"
+    run(video, out, keypoints)
+    before = (out / prepared.PREPARATION).read_bytes()
+    rename = os.rename
+
+    def second_fails(source: object, target: object) -> None:
+        if Path(str(target)) == out and Path(str(source)).name != "replaced":
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(store.os, "rename", second_fails)
+    with pytest.raises(UserError, match="Input/output error"):
+        run(video, out, keypoints, overwrite=True, test=0.0)
+    assert (out / prepared.PREPARATION).read_bytes() == before
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
