@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import struct
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -39,6 +40,28 @@ MANY = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+class Damage(NamedTuple):
+    """What happens to a file: it is replaced, cut, or changed at a place in [0, 1]."""
+
+    kind: str
+    place: float
+    content: bytes
+
+    def done_to(self, good: bytes) -> bytes:
+        """The file afterwards."""
+        place = min(int(self.place * len(good)), len(good) - 1)
+        if self.kind == "replaced":
+            return self.content
+        if self.kind == "cut":
+            return good[:place]
+        return good[:place] + self.content + good[place + len(self.content) :]
+
+
+DAMAGE = st.builds(
+    Damage, st.sampled_from(["replaced", "cut", "changed"]), st.floats(0, 1), st.binary(max_size=60)
+)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -63,18 +86,10 @@ def picture(folder: pathlib.Path) -> bytes:
 
 
 @MANY
-@given(data=st.data())
-def test_a_damaged_png_is_a_picture_or_a_sentence(tmp_path: pathlib.Path, data: st.DataObject) -> None:
-    good = picture(tmp_path)
+@given(damage=DAMAGE)
+def test_a_damaged_png_is_a_picture_or_a_sentence(tmp_path: pathlib.Path, damage: Damage) -> None:
     path = tmp_path / "frame 0 ä.png"
-    kind = data.draw(st.sampled_from(["garbage", "cut", "changed"]))
-    if kind == "garbage":
-        path.write_bytes(data.draw(st.binary(max_size=200)))
-    elif kind == "cut":
-        path.write_bytes(good[: data.draw(st.integers(0, len(good)))])
-    else:
-        place, byte = data.draw(st.integers(0, len(good) - 1)), data.draw(st.integers(0, 255))
-        path.write_bytes(good[:place] + bytes([byte]) + good[place + 1 :])
+    path.write_bytes(damage.done_to(picture(tmp_path)))
     try:
         image, _ = frame_folder.read_image(path, SIZE)
     except UserError as error:
@@ -136,24 +151,19 @@ def load(cache: pathlib.Path) -> dict:
 
 
 @settings(MANY, max_examples=25)
-@given(data=st.data())
+@given(damage=DAMAGE, which=st.integers(0, 3), missing=st.booleans())
 def test_a_damaged_cache_is_data_or_a_sentence(
-    tmp_path: pathlib.Path, cache: pathlib.Path, data: st.DataObject
+    tmp_path: pathlib.Path, cache: pathlib.Path, damage: Damage, which: int, missing: bool
 ) -> None:
     copy = tmp_path / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(cache, copy)
     files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name != "LICENSE")
-    victim = data.draw(st.sampled_from(files))
-    content = victim.read_bytes()
-    kind = data.draw(st.sampled_from(["missing", "cut", "garbage"]))
-    if kind == "missing":
+    victim = files[which]
+    if missing:
         victim.unlink()
-    elif kind == "cut":
-        victim.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     else:
-        start = data.draw(st.integers(0, len(content) - 1))
-        victim.write_bytes(content[:start] + data.draw(st.binary(min_size=1, max_size=50)))
+        victim.write_bytes(damage.done_to(victim.read_bytes()))
     try:
         recordings = load(copy)
     except UserError as error:
@@ -189,7 +199,7 @@ def test_any_folders_of_sequences_are_prompts_or_a_sentence(
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def film(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A good MP4 of twelve frames of noise."""
     path = tmp_path_factory.mktemp("film") / "good.mp4"
     noise = np.random.default_rng(0).integers(256, size=(12, 32, 48, 3), dtype=np.uint8)
@@ -199,27 +209,16 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         for picture in noise:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    return path.read_bytes()
-
-
-def damaged(good: bytes, data: st.DataObject) -> bytes:
-    kind = data.draw(st.sampled_from(["garbage", "cut", "changed"]))
-    if kind == "garbage":
-        return data.draw(st.binary(max_size=200))
-    if kind == "cut":
-        return good[: data.draw(st.integers(0, len(good)))]
-    start = data.draw(st.integers(0, len(good) - 1))
-    new = data.draw(st.binary(min_size=1, max_size=60))
-    return good[:start] + new + good[start + len(new) :]
+    return path
 
 
 @MANY
-@given(data=st.data(), ending=st.sampled_from(["mp4", "gif", "webm", "avi"]))
+@given(damage=DAMAGE, ending=st.sampled_from(["mp4", "gif", "webm", "avi"]))
 def test_a_damaged_video_is_frames_or_a_sentence(
-    tmp_path: pathlib.Path, film: bytes, data: st.DataObject, ending: str
+    tmp_path: pathlib.Path, film: pathlib.Path, damage: Damage, ending: str
 ) -> None:
     path = tmp_path / f"my dance ä.{ending}"
-    path.write_bytes(damaged(film, data))
+    path.write_bytes(damage.done_to(film.read_bytes()))
     try:
         footage = open_footage(path)
         pictures = list(footage.pictures(np.arange(len(footage.times))))
@@ -232,12 +231,12 @@ def test_a_damaged_video_is_frames_or_a_sentence(
 
 
 @MANY
-@given(data=st.data())
+@given(damage=DAMAGE)
 def test_a_damaged_kth_video_is_frames_or_a_sentence(
-    tmp_path: pathlib.Path, film: bytes, data: st.DataObject
+    tmp_path: pathlib.Path, film: pathlib.Path, damage: Damage
 ) -> None:
     path = tmp_path / "person01_boxing_d1_uncomp.avi"
-    path.write_bytes(damaged(film, data))
+    path.write_bytes(damage.done_to(film.read_bytes()))
     try:
         frames = kth.decode(path, SIZE)
     except UserError as error:
@@ -283,11 +282,11 @@ def test_any_preparation_is_read_or_a_sentence(tmp_path: pathlib.Path, content: 
 
 
 @MANY
-@given(data=st.data())
-def test_damaged_mnist_files_are_digits_or_a_sentence(tmp_path: pathlib.Path, data: st.DataObject) -> None:
+@given(damage=DAMAGE)
+def test_damaged_mnist_files_are_digits_or_a_sentence(tmp_path: pathlib.Path, damage: Damage) -> None:
     header = struct.pack(">4i", 2051, 3, 28, 28)
     path = tmp_path / "images.gz"
-    path.write_bytes(damaged(gzip.compress(header + bytes(3 * 784)), data))
+    path.write_bytes(damage.done_to(gzip.compress(header + bytes(3 * 784))))
     stochastic_moving_mnist.read_idx.cache_clear()
     try:
         digits = stochastic_moving_mnist.read_idx(path)
@@ -299,11 +298,11 @@ def test_damaged_mnist_files_are_digits_or_a_sentence(tmp_path: pathlib.Path, da
 
 
 @MANY
-@given(data=st.data())
-def test_a_damaged_array_is_videos_or_a_sentence(tmp_path: pathlib.Path, data: st.DataObject) -> None:
+@given(damage=DAMAGE)
+def test_a_damaged_array_is_videos_or_a_sentence(tmp_path: pathlib.Path, damage: Damage) -> None:
     path = tmp_path / "mnist_test_seq.npy"
     np.save(path, np.zeros((20, 2, 64, 64), np.uint8))
-    path.write_bytes(damaged(path.read_bytes(), data))
+    path.write_bytes(damage.done_to(path.read_bytes()))
     try:
         count, videos = moving_mnist.read_videos(path)
         frames = list(videos)

@@ -66,8 +66,9 @@ def read_videos(source: pathlib.Path) -> tuple[int, Iterator[np.ndarray]]:
         return split.num_examples, (example["image_sequence"][..., 0] for example in examples)
     try:
         videos = np.load(source, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{source} cannot be read ({error}): get the file again.") from error
+    except Exception as error:  # NumPy reads the header as a Python expression
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{source} cannot be read ({reason}): get the file again.") from error
     if videos.ndim != 4 or videos.shape[0] != FRAMES or videos.shape[2:] != FRAME_SIZE:
         raise UserError(
             f"{source} has the shape {videos.shape}, not ({FRAMES}, sequences, 64, 64): get the file again."
