@@ -28,7 +28,7 @@ from cvae_jax.data.datasets.store import SPLITS, RecordingsBuilder, load_prepare
 from cvae_jax.errors import UserError
 
 NAME = "stochastic_moving_mnist"
-FORMAT = "1"  # goes up when the same options would give other pixels
+FORMAT = "2"  # goes up when the same options would give other pixels
 DIGITS = pathlib.Path(__file__).parent / "mnist_digits" / "digits.png"
 DIGIT = 32  # side of a digit in the frame
 FASTEST = 4  # pixels a frame
@@ -79,8 +79,8 @@ def sequence(
     """
     chance = np.random.default_rng([seed, SPLITS.index(split), index])
     chosen = digits[chance.integers(len(digits), size=count)].astype(np.uint16)
-    room = FRAME_SIZE[0] - DIGIT
-    place = chance.integers(0, room, size=(count, 2))
+    last = FRAME_SIZE[0] - DIGIT - 1  # of the places of a digit's corner: as there, 31 and not 32
+    place = chance.integers(0, last + 1, size=(count, 2))
     velocity = chance.integers(-FASTEST, FASTEST + 1, size=(count, 2))
     video = np.zeros((length, *FRAME_SIZE), np.uint16)
     for frame in video:
@@ -89,12 +89,12 @@ def sequence(
             frame[row : row + DIGIT, column : column + DIGIT] += chosen[digit]
             moved = place[digit] + velocity[digit]
             for axis in (0, 1):
-                if 0 <= moved[axis] <= room:
+                if 0 <= moved[axis] <= last:
                     continue
                 away = 1 if moved[axis] < 0 else -1
                 velocity[digit, axis] = away * chance.integers(1, FASTEST + 1)
                 velocity[digit, 1 - axis] = chance.integers(-FASTEST, FASTEST + 1)
-            place[digit] = np.clip(moved, 0, room)
+            place[digit] = np.clip(moved, 0, last)
     gray = np.minimum(video, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)
 
