@@ -14,9 +14,7 @@ from ml_collections import config_flags  # noqa: E402
 
 from cvae_jax import cli  # noqa: E402
 
-_CONFIG = cli.told(
-    lambda: config_flags.DEFINE_config_file("config", "configs/study.py", "What is compared.")
-)
+_CONFIG = cli.told(lambda: config_flags.DEFINE_config_file("config", "configs/study.py", "What is compared."))
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; default: runs/<config.name>.")
 
 

@@ -57,10 +57,15 @@ def render(folder: Path, frames: int) -> Path:
     if made.is_dir():
         return made
     recordings = dancer.load(
-        data_dir=None, cache_dir=str(folder / "painted"), frame_size=None, seed=0,
-        train_frames=frames, validation_frames=max(1, round(frames * LAB_VALIDATION / LAB_FRAMES)),
-        test_sequences=0, test_frames=0,
-    )  # fmt: skip
+        data_dir=None,
+        cache_dir=str(folder / "painted"),
+        frame_size=None,
+        seed=0,
+        train_frames=frames,
+        validation_frames=max(1, round(frames * LAB_VALIDATION / LAB_FRAMES)),
+        test_sequences=0,
+        test_frames=0,
+    )
     work = Path(tempfile.mkdtemp(prefix=f".{made.name}.", dir=folder))
     try:
         for split, (_, frame_part, label_part) in frame_folder.FOLDERS.items():
@@ -126,9 +131,12 @@ def train(cache: Path) -> dict[str, float]:
     """Return the seconds of the second epoch of train.py, and those it waited for batches."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "train.py", *QUICKSTART, f"--workdir={folder}/w"], cwd=ROOT,
-            env=environment(cache / "compiled"), capture_output=True, text=True,
-        )  # fmt: skip
+            [sys.executable, "train.py", *QUICKSTART, f"--workdir={folder}/w"],
+            cwd=ROOT,
+            env=environment(cache / "compiled"),
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             fail(f"train.py ended early: {done.stderr[-300:]}", status=1)
         row = json.loads((Path(folder) / "w" / "metrics.jsonl").read_text().splitlines()[1])
@@ -179,17 +187,17 @@ def section(report: dict) -> str:
     trained, waited = row["train_seconds"], row["input_seconds"]
     return f"""{LOADER_HEADING}
 
-Written by `make bench-loader` on {here['date']}; the numbers are in
-[benchmarks_loader.json](benchmarks_loader.json). {here['cpu']}, {here['threads']} threads, no GPU,
+Written by `make bench-loader` on {here["date"]}; the numbers are in
+[benchmarks_loader.json](benchmarks_loader.json). {here["cpu"]}, {here["threads"]} threads, no GPU,
 {packages}.
 Times wander where a machine is shared, so sides take turns and ratios are taken round by round; all numbers
-are the median with the least and the largest of {report['rounds']} rounds.
+are the median with the least and the largest of {report["rounds"]} rounds.
 
-{report['frames']} frames and labels of `dancer` as PNGs of 32 x 64 in the lab's layout, clips of {FRAMES},
+{report["frames"]} frames and labels of `dancer` as PNGs of 32 x 64 in the lab's layout, clips of {FRAMES},
 batches of {BATCH}, shuffled. PyTorch: a `Dataset` that opens a clip's {2 * FRAMES} PNGs with Pillow, to
 float / 255, in a `DataLoader`; whole epochs, files in the system's cache. Ours: `TrainLoader`, uint8, placed
-on the device. Ours prepares the folder once, in {prepared['first']:.1f} s; later starts check and read it in
-{prepared['again']:.1f} s.
+on the device. Ours prepares the folder once, in {prepared["first"]:.1f} s; later starts check and read it in
+{prepared["again"]:.1f} s.
 
 {tables(report)}
 
@@ -198,7 +206,7 @@ by the loader as in `train.py`, and then the same batch again and again. The fir
 one over the other; the second is what the host spends in `next`, while the step before is still running; on
 a CPU copying and computing share the cores.
 
-`train.py {' '.join(QUICKSTART)}` (batches of 2):
+`train.py {" ".join(QUICKSTART)}` (batches of 2):
 in the second epoch the loop waited {waited:.2f} s of {trained:.1f} s for batches and what goes with them
 ({waited / trained:.2%}).
 """

@@ -90,9 +90,14 @@ class Side:
         self._log = tempfile.TemporaryFile("w+")
         self._started = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, name, *arguments], cwd=ROOT, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-        )  # fmt: skip
+            [sys.executable, "-m", module, name, *arguments],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
         self._answer()
 
     def ask(self, **request: object) -> dict:
@@ -285,9 +290,12 @@ def loader(cache: Path) -> dict[str, float]:
     """Return what the second full-size epoch of train.py on the embedded clips spent waiting for batches."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            _train_command(Path(folder) / "w", "--config.num_epochs=2"), cwd=ROOT, env=environment(cache),
-            capture_output=True, text=True,
-        )  # fmt: skip
+            _train_command(Path(folder) / "w", "--config.num_epochs=2"),
+            cwd=ROOT,
+            env=environment(cache),
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             fail(f"train.py ended early: {done.stderr[-300:]}", status=1)
         row = json.loads((Path(folder) / "w" / "metrics.jsonl").read_text().splitlines()[1])
@@ -318,8 +326,10 @@ def describe(*more: str) -> dict[str, object]:
 def table(results: dict[str, dict]) -> str:
     """Return the comparison as Markdown."""
     titles = {case.name: case.title for case in CASES}
-    lines = ["| 32 x 64, 16 frames | ours (s) | PyTorch (s) | ratio | middle half | pairs |",
-             "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    lines = [
+        "| 32 x 64, 16 frames | ours (s) | PyTorch (s) | ratio | middle half | pairs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for name, r in results.items():
         low, high = r["ratio_middle_half"]
         lines.append(
@@ -343,17 +353,20 @@ def document(report: dict) -> str:
         f"{', compilation included' if row['compiles'] else ''} | {gib(row['peak_bytes'])} |"
         for row in report["_memory"]
     ]
-    shares = [f"| {case.title} | {report['_gemm_share'][case.name]:.0%} |"
-              for case in CASES if case.name in report["_gemm_share"]]  # fmt: skip
+    shares = [
+        f"| {case.title} | {report['_gemm_share'][case.name]:.0%} |"
+        for case in CASES
+        if case.name in report["_gemm_share"]
+    ]
     compiled = report["_compilations"]["train_tf_b2"] + report["_compilations"]["train_ar_b2"]
     idle = report["_loader"]
     return f"""# Benchmarks
 
-Written by `make bench` on {here['date']}; the numbers are in [benchmarks.json](benchmarks.json), what they
+Written by `make bench` on {here["date"]}; the numbers are in [benchmarks.json](benchmarks.json), what they
 mean in [performance.md](performance.md).
 
-{here['cpu']} ({here['vectors']}), {here['threads']} threads, {here['memory_gib']} GiB,
-Python {here['python']}, {packages}. Both sides: the same threads, `{here['allocator']}`. Ours:
+{here["cpu"]} ({here["vectors"]}), {here["threads"]} threads, {here["memory_gib"]} GiB,
+Python {here["python"]}, {packages}. Both sides: the same threads, `{here["allocator"]}`. Ours:
 `{flags}`.
 Times wander where a machine is shared, so ratios are taken pair by pair (PyTorch / ours, above 1 is faster)
 and quoted as the median, with the middle half of the pairs. Before the timing both sides gave the same losses
@@ -365,8 +378,8 @@ Full size (128, 32, 12, 192), float32.
 
 {table({case.name: report[case.name] for case in CASES})}
 
-A {GEMM_SIZE} x {GEMM_SIZE} float32 matrix product runs at {rates['ours']:.0f} GFLOP/s in XLA and
-{rates['torch']:.0f} GFLOP/s in PyTorch. Of XLA's rate the training step reaches (own count of the model's
+A {GEMM_SIZE} x {GEMM_SIZE} float32 matrix product runs at {rates["ours"]:.0f} GFLOP/s in XLA and
+{rates["torch"]:.0f} GFLOP/s in PyTorch. Of XLA's rate the training step reaches (own count of the model's
 operations, `cvae_jax/models/flops.py`):
 
 | | share |
@@ -384,13 +397,13 @@ Peak resident memory of a fresh process after two training steps.
 ## Start
 
 From the command `python train.py --config=configs/monotonic.py --config.batch_size=2` to the end of the first
-step, median and range of {len(report['_start_up']['cold'])}: {cold} with nothing compiled before, {warm} the
+step, median and range of {len(report["_start_up"]["cold"])}: {cold} with nothing compiled before, {warm} the
 second time. Compilations for teacher-forced and autoregressive steps of batch 2 together: {compiled}.
 
 ## Input
 
-In the second epoch of that run the loop waited {idle['input_seconds']:.3f} s of
-{idle['train_seconds']:.1f} s for batches ({idle['idle_share']:.2%}).
+In the second epoch of that run the loop waited {idle["input_seconds"]:.3f} s of
+{idle["train_seconds"]:.1f} s for batches ({idle["idle_share"]:.2%}).
 """
 
 

@@ -66,21 +66,25 @@ class Ours:
 
         z_shape = (HEIGHT, WIDTH, self.parts.model.latent_channels)
         noise = clip_noise(address(controls, batch["index"]), z_shape)
-        frames = predict(
-            self.parts.model, variables, batch["frames"][:, 0], batch["labels"], noise
-        )
+        frames = predict(self.parts.model, variables, batch["frames"][:, 0], batch["labels"], noise)
         return jnp.swapaxes(frames, 0, 1)
 
     def train(self, batch: int, frames: int, teacher_forced: bool) -> Callable[[], None]:
         video, labels = clips(batch, frames)
-        arrays = self.devices.split({
-            "frames": video, "labels": labels, "mask": np.ones(batch, np.float32),
-            "index": np.arange(batch, dtype=np.int32),
-        })  # fmt: skip
+        arrays = self.devices.split(
+            {
+                "frames": video,
+                "labels": labels,
+                "mask": np.ones(batch, np.float32),
+                "index": np.arange(batch, dtype=np.int32),
+            }
+        )
         controls = {
-            "seed": np.uint32(0), "beta": np.float32(BETA), "learning_rate": np.float32(1e-4),
+            "seed": np.uint32(0),
+            "beta": np.float32(BETA),
+            "learning_rate": np.float32(1e-4),
             "forced": np.full(frames - 1, teacher_forced),
-        }  # fmt: skip
+        }
 
         def repeat() -> None:
             self.state, metrics = self.step(self.state, arrays, controls)
@@ -90,9 +94,9 @@ class Ours:
 
     def rollout_case(self, batch: int, frames: int) -> Callable[[], None]:
         video, labels = clips(batch, frames)
-        arrays = self.devices.split({
-            "frames": video[:, :1], "labels": labels, "index": np.arange(batch, dtype=np.int32)
-        })  # fmt: skip
+        arrays = self.devices.split(
+            {"frames": video[:, :1], "labels": labels, "index": np.arange(batch, dtype=np.int32)}
+        )
         return lambda: self.devices.fetch(self.rollout(self.state.variables, arrays, np.uint32(0)))
 
     def check(self, fixture: str) -> dict[str, float]:
@@ -117,9 +121,16 @@ class Ours:
         def loss(variables, forced):
             video = Clips(frames, labels, jnp.ones(frames.shape[0]))
             return clip_gradients(
-                model, Objective(), Feedback(), variables, video, lambda t: eps[t - 1], forced,
-                jnp.asarray(data["in/beta"]), jnp.float32(frames.shape[0]),
-            )[1]["loss"]  # fmt: skip
+                model,
+                Objective(),
+                Feedback(),
+                variables,
+                video,
+                lambda t: eps[t - 1],
+                forced,
+                jnp.asarray(data["in/beta"]),
+                jnp.float32(frames.shape[0]),
+            )[1]["loss"]
 
         steps = len(eps)
         return {
@@ -158,9 +169,7 @@ class Torch:
 
         def repeat() -> None:
             self.model.train()
-            loss = self.reference.train_step(
-                self.model, self.optimizer, video, labels, BETA, teacher_forced
-            )
+            loss = self.reference.train_step(self.model, self.optimizer, video, labels, BETA, teacher_forced)
             assert np.isfinite(loss)
 
         return repeat

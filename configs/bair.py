@@ -1,6 +1,6 @@
 """BAIR robot pushing with actions, the field's protocol: 2 frames given, 10 to learn, 28 to evaluate.
 
-    python train.py --config=configs/bair.py --config.data.dir=FOLDER
+python train.py --config=configs/bair.py --config.data.dir=FOLDER
 """
 
 from configs import recommended

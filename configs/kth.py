@@ -1,6 +1,6 @@
 """KTH actions with the field's protocol (SVG, SRVP): 10 frames given, 10 to learn, 30 to evaluate.
 
-    python train.py --config=configs/kth.py --config.data.dir=FOLDER
+python train.py --config=configs/kth.py --config.data.dir=FOLDER
 """
 
 from configs import recommended

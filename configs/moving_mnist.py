@@ -1,6 +1,6 @@
 """The Moving MNIST test set: 10 frames given, 10 to predict.
 
-    python train.py --config=configs/moving_mnist.py --config.data.dir=FOLDER
+python train.py --config=configs/moving_mnist.py --config.data.dir=FOLDER
 """
 
 from configs import recommended

@@ -1,6 +1,6 @@
 """The report's run with beta schedule 'none', report-exact.
 
-    python train.py --config=configs/none.py --config.data.name=frame_folder --config.data.dir=D
+python train.py --config=configs/none.py --config.data.name=frame_folder --config.data.dir=D
 """
 
 from configs import default

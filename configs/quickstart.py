@@ -1,6 +1,6 @@
 """Minutes on two CPU cores, on the embedded real clips: what `make demo` trains.
 
-    python train.py --config=configs/quickstart.py --workdir=runs/demo
+python train.py --config=configs/quickstart.py --workdir=runs/demo
 """
 
 from configs import default

@@ -1,6 +1,6 @@
 """The recipe with the best prior-sampled PSNR found (the README has the ablation), full size.
 
-    python train.py --config=configs/recommended.py --config.data.name=dancer
+python train.py --config=configs/recommended.py --config.data.name=dancer
 """
 
 from configs import default

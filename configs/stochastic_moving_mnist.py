@@ -1,6 +1,6 @@
 """Stochastic Moving MNIST with the field's protocol (SVG): 5 frames given, 10 to learn, 20 to evaluate.
 
-    python train.py --config=configs/stochastic_moving_mnist.py
+python train.py --config=configs/stochastic_moving_mnist.py
 """
 
 from configs import recommended

@@ -24,9 +24,15 @@ def get_config() -> ConfigDict:
 
     # In the table's order; a subset can be chosen with --config.variants="('none','cyclical')".
     config.variants = (
-        "none", "monotonic", "cyclical", "linear_decay", "step_draws",
-        "none_scaled", "monotonic_scaled", "cyclical_scaled",
-    )  # fmt: skip
+        "none",
+        "monotonic",
+        "cyclical",
+        "linear_decay",
+        "step_draws",
+        "none_scaled",
+        "monotonic_scaled",
+        "cyclical_scaled",
+    )
     # About what a Gaussian likelihood with the variance of the prediction's error would give.
     per_element, weight = {"kl": "per_element"}, {"scale": 0.01}
     config.changes = ConfigDict(  # what each changes of the base

@@ -50,10 +50,12 @@ def nearest(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Return for each query image the index of the candidate nearest in L2 (uint8 images, the first of
     equals)."""
     pool = candidates.reshape(len(candidates), -1).astype(np.float32)
-    norms = np.concatenate([
-        np.sum(pool[begin : begin + _CHUNK].astype(np.float64) ** 2, axis=1)
-        for begin in range(0, len(pool), _CHUNK)
-    ])  # fmt: skip
+    norms = np.concatenate(
+        [
+            np.sum(pool[begin : begin + _CHUNK].astype(np.float64) ** 2, axis=1)
+            for begin in range(0, len(pool), _CHUNK)
+        ]
+    )
     found = []
     for begin in range(0, len(queries), _CHUNK):
         query = queries[begin : begin + _CHUNK].reshape(-1, pool.shape[1]).astype(np.float32)

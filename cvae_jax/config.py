@@ -90,13 +90,9 @@ def _model(config: ConfigDict) -> CVAE:
             )
     for field, known in (("output", OUTPUTS), ("formulation", FORMULATIONS)):
         if section[field] not in known:
-            raise UserError(
-                f"config.model.{field} is {section[field]!r}; choose one of {', '.join(known)}."
-            )
+            raise UserError(f"config.model.{field} is {section[field]!r}; choose one of {', '.join(known)}.")
     if config.precision not in PRECISIONS:
-        raise UserError(
-            f"config.precision is {config.precision!r}; choose one of {', '.join(PRECISIONS)}."
-        )
+        raise UserError(f"config.precision is {config.precision!r}; choose one of {', '.join(PRECISIONS)}.")
     return CVAE(**section, precision=config.precision, axis_name=AXIS)
 
 

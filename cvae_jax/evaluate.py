@@ -274,8 +274,7 @@ def _row(name: str, clips: list[ClipScores], scenes: list[str], config: ConfigDi
         row[f"{metric}_seed_std"] = float(np.std(seeds, ddof=1)) if several else None
     longest = max(len(clip.psnr) for clip in clips)
     per_frame = [
-        float(np.mean([clip.psnr[t] for clip in clips if t < len(clip.psnr)]))
-        for t in range(longest)
+        float(np.mean([clip.psnr[t] for clip in clips if t < len(clip.psnr)])) for t in range(longest)
     ]
     return row | {
         "num_clips": len(clips),
@@ -309,8 +308,7 @@ def protocol(
         "best_of": config.eval.best_of,
         "temperature": config.eval.temperature,
         "seed": config.eval.seed,
-        "psnr": "dB, data range 1, per frame over H, W, C; mean over frames, clips, then scenes; "
-        "at most 100",
+        "psnr": "dB, data range 1, per frame over H, W, C; mean over frames, clips, then scenes; at most 100",
         "ssim": "Gaussian window 11, sigma 1.5, data range 1, per channel",
         "ci95": "percentile bootstrap over clips",
         "seed_std": "standard deviation over draws",
@@ -355,11 +353,7 @@ def draw(
 ) -> None:
     """Write the curves, and a GIF and a film strip of the first clips, into the eval folder."""
     for scene in {row.get("scene") for row in results["rows"]}:
-        curves = {
-            row["name"]: row["per_frame_psnr"]
-            for row in results["rows"]
-            if row.get("scene") == scene
-        }
+        curves = {row["name"]: row["per_frame_psnr"] for row in results["rows"] if row.get("scene") == scene}
         name = "per_frame_psnr" if scene is None else f"per_frame_psnr_{scene}"
         title = "mean over clips" if scene is None else scene
         figures.save_per_frame_psnr(folder / f"{name}.png", curves, f"PSNR per frame, {title}")

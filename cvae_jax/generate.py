@@ -116,9 +116,7 @@ def generate(
         if Path(request.csv).is_dir():
             raise UserError(f"--csv={request.csv} is a folder; give the name of a file.")
         prompts = submission.read_prompts(config, frame_size(config, workdir))
-        variables, *_ = restore_for_evaluation(
-            parts, workdir, request.checkpoint, *prompts[0].sizes
-        )
+        variables, *_ = restore_for_evaluation(parts, workdir, request.checkpoint, *prompts[0].sizes)
         videos = list(sampler.run(variables, prompts, 1, request.seed, request.temperature))
         written = [Path(request.csv)]
         submission.write_csv(written[0], videos)
@@ -130,9 +128,7 @@ def generate(
         return written
     scene = read_scene(config, workdir, request)
     prompt = scene.prompt
-    variables, *_ = restore_for_evaluation(
-        parts, workdir, request.checkpoint, *prompt.sizes
-    )
+    variables, *_ = restore_for_evaluation(parts, workdir, request.checkpoint, *prompt.sizes)
     samples = request.samples or (SAMPLES if request.drive is None else 1)
     drawn = sampler.run(variables, [prompt], samples, request.seed, request.temperature)
     generated = {f"sample {number}": frames for number, frames in enumerate(drawn)}

@@ -127,9 +127,7 @@ def _within_steps(model, feedback, variables, clips, noise, forced, score, total
         return step, batch_stats, gradients, total(*scores)[1]
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    gradients, metrics, batch_stats = roll(
-        model, variables, clips, noise, forced, feedback, advance, zeros
-    )
+    gradients, metrics, batch_stats = roll(model, variables, clips, noise, forced, feedback, advance, zeros)
     return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
 
 
@@ -166,13 +164,18 @@ def _folded(model, feedback, variables, clips, noise, score, total):
             if feedback.cut_previous_features:
                 previous = lax.stop_gradient(previous)
             history = {"history": fold(true_history(start))} if model.history else {}
-            step = posterior_cell(model, here, history | {
-                "previous_features": fold(previous),
-                "current_features": fold(features[1:]),
-                "label_features": fold(label_features),
-                "eps": fold(eps),
-                "reference": fold(jnp.broadcast_to(reference[None], (size, *reference.shape))),
-            })  # fmt: skip
+            step = posterior_cell(
+                model,
+                here,
+                history
+                | {
+                    "previous_features": fold(previous),
+                    "current_features": fold(features[1:]),
+                    "label_features": fold(label_features),
+                    "eps": fold(eps),
+                    "reference": fold(jnp.broadcast_to(reference[None], (size, *reference.shape))),
+                },
+            )
             recon, kl = score(step, fold(window[1:]))
             loss, metrics = total(unfold(recon), unfold(kl))
             return loss, (metrics, new_stats)

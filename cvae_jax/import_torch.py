@@ -1,7 +1,7 @@
 """Turn a checkpoint of the original PyTorch program into a workdir: `python -m cvae_jax.import_torch`.
 
-    python -m cvae_jax.import_torch lab.ckpt --workdir=runs/lab
-    python evaluate.py --workdir=runs/lab --config.data.name=frame_folder --config.data.dir=D
+python -m cvae_jax.import_torch lab.ckpt --workdir=runs/lab
+python evaluate.py --workdir=runs/lab --config.data.name=frame_folder --config.data.dir=D
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(state_dict, dict):
         raise UserError(f"{path} holds no 'state_dict'; a lab checkpoint is a dict with that key.")
     return {
-        name: value.detach().numpy()
-        for name, value in state_dict.items()
-        if isinstance(value, torch.Tensor)
+        name: value.detach().numpy() for name, value in state_dict.items() if isinstance(value, torch.Tensor)
     }
 
 
@@ -156,9 +154,7 @@ def _refuse_other_shapes(variables: dict, expected: dict, path: Path) -> None:
 
     given = {name: np.shape(leaf) for name, leaf in flatten(variables).items()}
     wanted = {name: np.shape(leaf) for name, leaf in flatten(expected).items()}
-    wrong = sorted(
-        name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name)
-    )
+    wrong = sorted(name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name))
     if wrong:
         raise UserError(
             f"{path} does not hold the whole model: {wrong[0]} has shape "

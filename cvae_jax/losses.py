@@ -42,13 +42,11 @@ class Objective:
         for field, known in (("reconstruction", RECONSTRUCTIONS), ("kl", KL_REDUCTIONS)):
             if getattr(self, field) not in known:
                 raise UserError(
-                    f"config.loss.{field} is {getattr(self, field)!r}; "
-                    f"choose one of {', '.join(known)}."
+                    f"config.loss.{field} is {getattr(self, field)!r}; choose one of {', '.join(known)}."
                 )
         if not (math.isfinite(self.logvar_clip) and self.logvar_clip >= 0):
             raise UserError(
-                f"config.loss.logvar_clip is {self.logvar_clip!r}; "
-                "give a finite number, 0 for no clipping."
+                f"config.loss.logvar_clip is {self.logvar_clip!r}; give a finite number, 0 for no clipping."
             )
 
     def reconstruction_error(
@@ -72,9 +70,13 @@ class Objective:
         return reduce(elements, axis=(-3, -2, -1))
 
     def reduce(
-        self, recon: Float[Array, "*n b"], kl: Float[Array, "*n b"], mask: Float[Array, " b"],
-        beta: Scalar, num_clips: Scalar,
-    ) -> tuple[Scalar, Scalar, Scalar]:  # fmt: skip
+        self,
+        recon: Float[Array, "*n b"],
+        kl: Float[Array, "*n b"],
+        mask: Float[Array, " b"],
+        beta: Scalar,
+        num_clips: Scalar,
+    ) -> tuple[Scalar, Scalar, Scalar]:
         """Return (loss, recon, kl): sums over steps of the means over the global batch's real clips.
 
         On one device of many these are that device's shares; they add up to the global values.

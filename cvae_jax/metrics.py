@@ -105,9 +105,7 @@ def bootstrap_ci(
     return float(low), float(high)
 
 
-def _checked(
-    prediction: Array | np.ndarray, target: Array | np.ndarray
-) -> tuple[jax.Array, jax.Array]:
+def _checked(prediction: Array | np.ndarray, target: Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
     for name, video in (("prediction", prediction), ("target", target)):
         if not jnp.issubdtype(video.dtype, jnp.floating):
             raise TypeError(

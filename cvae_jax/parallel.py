@@ -49,9 +49,13 @@ class Devices:
         The given state is donated: the new one takes its place in memory, and it cannot be used again.
         """
         return jax.pmap(
-            function, AXIS, in_axes=(None, 0, None), out_axes=None, devices=self.devices,
+            function,
+            AXIS,
+            in_axes=(None, 0, None),
+            out_axes=None,
+            devices=self.devices,
             donate_argnums=0,
-        )  # fmt: skip
+        )
 
     def map_clips(self, function: Callable) -> Callable:
         """pmap `function(shared, batch, shared) -> per clip`: outputs stay on the devices, see `fetch`."""
@@ -82,4 +86,3 @@ def prefetch(items: Iterator[_Item], ahead: int = 2) -> Iterator[_Item]:
     while made:
         yield made.popleft()
         made.extend(itertools.islice(items, 1))
-

@@ -142,9 +142,7 @@ def reconstruct(
             model, here, inputs.label[None], inputs.clips["mask"], train
         )
         rest = inputs.clips | {"label_features": label_features[0]}
-        _, step = over_groups(
-            model, lambda _, x: (None, posterior_cell(model, here, x)), None, rest
-        )
+        _, step = over_groups(model, lambda _, x: (None, posterior_cell(model, here, x)), None, rest)
         emitted = emit(step, inputs.t, inputs.clips["current"])
         return step, batch_stats, add(carried, step, inputs.t), emitted
 
@@ -187,9 +185,7 @@ def predict(
         previous, history = split_past(model, x["past"])
         previous_features = encode_frame(model, variables, previous)
         label_features, _ = encode_label(model, variables, x["label"][None], x["mask"], train=False)
-        raw = decode(
-            model, variables, previous_features, label_features[0], x["z"], x["reference"], history
-        )
+        raw = decode(model, variables, previous_features, label_features[0], x["z"], x["reference"], history)
         return None, jnp.clip(raw, 0.0, 1.0)
 
     constant = {"reference": clip_reference(first, labels), "mask": mask}
@@ -241,9 +237,7 @@ class Inputs:
     clips: dict[str, Array]
 
 
-def roll(
-    model, variables, clips, noise, forced, feedback, advance, carried, reference=None, past=None
-):
+def roll(model, variables, clips, noise, forced, feedback, advance, carried, reference=None, past=None):
     """Scan `advance` over the steps of a clip, picking the previous frame.
 
     advance(inputs, batch_stats, carried) returns (step, batch_stats, carried, output); of the step
@@ -260,9 +254,7 @@ def roll(
     forced = forced | (first_step if forced.ndim == 1 else first_step[:, None])
 
     def features_of(frame: Array) -> Array:
-        return over_groups(
-            model, lambda _, x: (None, encode_frame(model, variables, x)), None, frame
-        )[1]
+        return over_groups(model, lambda _, x: (None, encode_frame(model, variables, x)), None, frame)[1]
 
     if past is None:
         past = past_of(model, first[None])
@@ -280,9 +272,7 @@ def roll(
             of_history = {"history": history}
             history = push(history, pick(forced_t, frame_at(clips.frames, t - 1), generated))
         if carry_features:
-            previous = lax.cond(
-                forced_t, lambda: true_features, lambda: features_of(generated)
-            )
+            previous = lax.cond(forced_t, lambda: true_features, lambda: features_of(generated))
         else:
             previous = pick(forced_t, frame_at(clips.frames, t - 1), generated)
             if feedback.cut_previous_features:
@@ -292,9 +282,11 @@ def roll(
         else:
             given = {"previous": previous}
         of_clips = {
-            "current": frame_at(clips.frames, t), "eps": noise(t), "reference": reference,
+            "current": frame_at(clips.frames, t),
+            "eps": noise(t),
+            "reference": reference,
             "mask": clips.mask,
-        }  # fmt: skip
+        }
         inputs = Inputs(t, frame_at(clips.labels, t), given | of_history | of_clips)
         step, batch_stats, carried, output = advance(inputs, batch_stats, carried)
         true_features = lax.stop_gradient(step.current_features) if carry_features else None
@@ -302,9 +294,12 @@ def roll(
         return (generated, history, true_features, batch_stats, carried), output
 
     start = (
-        first, split_past(model, past)[1], features_of(first) if carry_features else None,
-        variables["batch_stats"], carried,
-    )  # fmt: skip
+        first,
+        split_past(model, past)[1],
+        features_of(first) if carry_features else None,
+        variables["batch_stats"],
+        carried,
+    )
     (*_, batch_stats, carried), outputs = lax.scan(body, start, (t, forced))
     return carried, outputs, batch_stats
 
@@ -320,9 +315,7 @@ def posterior_cell(model: CVAE, variables: dict, x: dict[str, Array]) -> Step:
     label_features = x["label_features"]
     mu, logvar = model.apply(variables, current_features, label_features, method="posterior")
     z = mu + jnp.exp(0.5 * logvar) * x["eps"]
-    raw = decode(
-        model, variables, previous_features, label_features, z, x["reference"], x.get("history")
-    )
+    raw = decode(model, variables, previous_features, label_features, z, x["reference"], x.get("history"))
     return Step(raw, mu, logvar, current_features)
 
 
@@ -364,13 +357,9 @@ def encode_label(model, variables, label, mask, train: bool) -> tuple[Array, PyT
     return features, updates.get("batch_stats", variables["batch_stats"])  # labels may need none
 
 
-def decode(
-    model, variables, previous_features, label_features, z, reference, history=None
-) -> Array:
+def decode(model, variables, previous_features, label_features, z, reference, history=None) -> Array:
     """Return the decoder's output, not clamped."""
-    return model.apply(
-        variables, previous_features, label_features, z, reference, history, method="decode"
-    )
+    return model.apply(variables, previous_features, label_features, z, reference, history, method="decode")
 
 
 def clip_reference(first: Array, labels: Array) -> Array:
@@ -393,9 +382,7 @@ def frame_at(video: Num[Array, "b t ..."], t: Scalar) -> Float[Array, "b ..."]:
     return as_float(lax.dynamic_index_in_dim(video, t, axis=1, keepdims=False))
 
 
-def frames_from(
-    video: Num[Array, "b t ..."], t: Scalar, count: int
-) -> Float[Array, "g b ..."]:
+def frames_from(video: Num[Array, "b t ..."], t: Scalar, count: int) -> Float[Array, "g b ..."]:
     """Return `count` frames (or labels) from frame t on, as float and time-major."""
     return as_float(jnp.swapaxes(lax.dynamic_slice_in_dim(video, t, count, axis=1), 0, 1))
 

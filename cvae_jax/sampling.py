@@ -54,9 +54,7 @@ class Sampler:
       chunk: frames predicted by one call of the compiled program: all of a video that the devices ever hold.
     """
 
-    def __init__(
-        self, parts: Components, devices: Devices, batch_size: int, chunk: int
-    ):
+    def __init__(self, parts: Components, devices: Devices, batch_size: int, chunk: int):
         self._devices, self._batch_size, self._chunk = devices, batch_size, chunk
         self._n_past = parts.n_past
         self._history = parts.model.history
@@ -98,11 +96,13 @@ class Sampler:
         given = np.stack([prompt.given for prompt, _ in items])
         count = given.shape[1]
         labels = np.stack([extend(prompt.labels, longest) for prompt, _ in items])
-        constant = self._devices.split({
-            "first": given[:, 0],
-            "clip": np.array([prompt.index for prompt, _ in items], np.uint32),
-            "sample": np.array([sample for _, sample in items], np.uint32),
-        })  # fmt: skip
+        constant = self._devices.split(
+            {
+                "first": given[:, 0],
+                "clip": np.array([prompt.index for prompt, _ in items], np.uint32),
+                "sample": np.array([sample for _, sample in items], np.uint32),
+            }
+        )
         past = self._devices.split({"past": past_at(given, self._history)})["past"]
         controls = {"seed": np.uint32(seed), "temperature": np.float32(temperature)}
         pieces = [given]
@@ -132,9 +132,15 @@ def _advance(parts: Components) -> Callable:
         z_shape = (*batch["first"].shape[1:3], model.latent_channels)
         keys = address(controls["seed"], EVALUATION_STREAM, batch["clip"], batch["sample"])
         frames = predict(
-            model, variables, batch["first"], batch["labels"], clip_noise(keys, z_shape),
-            temperature=controls["temperature"], past=batch["past"], start=controls["start"],
-        )  # fmt: skip
+            model,
+            variables,
+            batch["first"],
+            batch["labels"],
+            clip_noise(keys, z_shape),
+            temperature=controls["temperature"],
+            past=batch["past"],
+            start=controls["start"],
+        )
         rounded = jnp.round(255.0 * frames).astype(jnp.uint8)
         return {
             "frames": jnp.swapaxes(rounded, 0, 1),

@@ -189,13 +189,9 @@ class TeacherForcing:
             return max(0.0, float(self.initial - self.step * decayed))
         return float(self.initial)
 
-    def decisions(
-        self, *, seed: int, epoch: int, batch: int, num_steps: int, batch_size: int
-    ) -> np.ndarray:
+    def decisions(self, *, seed: int, epoch: int, batch: int, num_steps: int, batch_size: int) -> np.ndarray:
         """Returns the draw of one batch, as `teacher_forcing_draw` does, at the epoch's ratio."""
-        return teacher_forcing_draw(
-            seed, epoch, batch, self.ratio(epoch), self.draw, num_steps, batch_size
-        )
+        return teacher_forcing_draw(seed, epoch, batch, self.ratio(epoch), self.draw, num_steps, batch_size)
 
 
 @no_type_check  # __post_init__ refuses wrong types itself, with a sentence for the user
@@ -235,9 +231,7 @@ class LearningRate:
         per_step = self.per == "step"
         units = steps_per_epoch if per_step else 1
         index = step if per_step else epoch
-        table = _learning_rates(
-            self.peak, self.end, self.warmup_epochs * units, num_epochs * units
-        )
+        table = _learning_rates(self.peak, self.end, self.warmup_epochs * units, num_epochs * units)
         return float(table[min(index, len(table) - 1)])
 
 

@@ -84,9 +84,7 @@ def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
                 config.update(study.changes[name])
             except (AttributeError, KeyError, TypeError) as error:
                 text = error.args[0] if error.args else error
-                raise UserError(
-                    f"config.changes.{name} does not fit the config of a run: {text}"
-                ) from None
+                raise UserError(f"config.changes.{name} does not fit the config of a run: {text}") from None
             config.seed, config.name = seed, name
             Components.build(config)
             runs.append(Planned(name, seed, config, workdir / "runs" / name / f"seed_{seed}"))
@@ -98,9 +96,7 @@ def _check(study: ConfigDict) -> None:
         raise UserError(f"config.seeds is {study.seeds}; give at least 1.")
     unknown = [name for name in study.variants if name not in study.changes]
     if unknown or not study.variants:
-        raise UserError(
-            f"config.variants is {study.variants}; choose among {', '.join(study.changes)}."
-        )
+        raise UserError(f"config.variants is {study.variants}; choose among {', '.join(study.changes)}.")
     shown = {f"config.figures.{field}": names for field, names in study.figures.items()}
     for field, names in (shown | {"config.compare": study.compare}).items():
         for name in (names,) if isinstance(names, str) else names:
@@ -114,9 +110,7 @@ def _check(study: ConfigDict) -> None:
         )
 
 
-def conduct(
-    study: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
-) -> list[dict]:
+def conduct(study: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> list[dict]:
     """Train and score every run of a study that is not done yet, one on each device; write the report.
 
     A run that is stopped by a number that is not finite is part of the result: it is told, and left out
@@ -239,4 +233,3 @@ def scorings(study: ConfigDict, run: Planned) -> Iterator[tuple[str, int]]:
         for epoch in run.epochs_shown:
             if (study.split, run.config.num_epochs) != ("validation", epoch):
                 yield "validation", epoch
-

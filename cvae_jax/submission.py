@@ -46,9 +46,7 @@ def _read_folders(data_dir: str | None, size: tuple[int, int], n_past: int) -> l
     for number in sorted(sequences[FRAMES].keys() ^ sequences[LABELS].keys()):
         lacking = LABELS if number in sequences[FRAMES] else FRAMES
         raise UserError(f"{Path(data_dir) / lacking} lacks the sequence {number}: add or remove it in both.")
-    given = {
-        n: frame_folder.list_folder(f)[:n_past] for n, f in sorted(sequences[FRAMES].items())
-    }
+    given = {n: frame_folder.list_folder(f)[:n_past] for n, f in sorted(sequences[FRAMES].items())}
     for number, paths in given.items():
         if len(paths) < n_past:
             raise UserError(
@@ -97,9 +95,7 @@ def write_csv(path: Path, videos: Sequence[np.ndarray]) -> None:
     """
     values = videos[0][0].size
     rows = (frame for video in videos for frame in video)
-    bar = tqdm(
-        rows, total=sum(map(len, videos)), desc=f"Writing {path.name}", unit="row", file=sys.stderr
-    )
+    bar = tqdm(rows, total=sum(map(len, videos)), desc=f"Writing {path.name}", unit="row", file=sys.stderr)
     with replacing(path) as partial, partial.open("w", encoding="ascii") as file:
         file.write(",".join(["id", *map(str, range(values))]) + "\n")
         for number, frame in enumerate(bar):

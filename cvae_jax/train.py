@@ -53,15 +53,20 @@ def make_train_step(parts: Components) -> Callable:
 
     def train_step(state: TrainState, batch: dict, controls: dict) -> tuple[TrainState, dict]:
         clips = Clips(batch["frames"], batch["labels"], batch["mask"])
-        keys = address(
-            controls["seed"], TRAINING_STREAM, state.step.astype(jnp.uint32), batch["index"]
-        )
+        keys = address(controls["seed"], TRAINING_STREAM, state.step.astype(jnp.uint32), batch["index"])
         noise = clip_noise(keys, (*clips.frames.shape[2:4], parts.model.latent_channels))
         forced = batch["forced"].T if "forced" in batch else controls["forced"]
         gradients, metrics, batch_stats = clip_gradients(
-            parts.model, parts.objective, parts.feedback, state.variables, clips, noise, forced,
-            controls["beta"], total(jnp.sum(clips.mask)),
-        )  # fmt: skip
+            parts.model,
+            parts.objective,
+            parts.feedback,
+            state.variables,
+            clips,
+            noise,
+            forced,
+            controls["beta"],
+            total(jnp.sum(clips.mask)),
+        )
         gradients, metrics = total((gradients, metrics))
         metrics["grad_norm"] = jnp.linalg.norm(ravel_pytree(gradients)[0])
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -134,9 +139,7 @@ def load_data(config: ConfigDict) -> dict[str, list[datasets.Recording]]:
     return data
 
 
-def train(
-    config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
-) -> TrainState:
+def train(config: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> TrainState:
     """Train as the config says, writing to `workdir`, or go on with the run that is there.
 
     Returns the final state. Raises UserError before anything expensive for what the user can mend, and
@@ -214,9 +217,7 @@ class Run:
         return state
 
     def _start(self) -> tuple[TrainState, Progress]:
-        variables = init_variables(
-            self.parts.model, self.config.seed, self.frame_size, self.label_size
-        )
+        variables = init_variables(self.parts.model, self.config.seed, self.frame_size, self.label_size)
         state = TrainState.create(variables, self.parts.optimizer)
         progress = Progress()
         if self.checkpoints.steps:
@@ -243,8 +244,12 @@ class Run:
             refuse_non_finite(values, pending[0], epoch, self.checkpoints)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
-            bar.set_postfix(loss=f"{values['loss']:.4g}", beta=f"{controls['beta']:.3g}",
-                            ratio=f"{controls['ratio']:.2f}", refresh=False)  # fmt: skip
+            bar.set_postfix(
+                loss=f"{values['loss']:.4g}",
+                beta=f"{controls['beta']:.3g}",
+                ratio=f"{controls['ratio']:.2f}",
+                refresh=False,
+            )
             pending = None
 
         with bar:
@@ -311,9 +316,12 @@ class Run:
         for number, batch in enumerate(self.loader.batches(epoch, start), start):
             values = self._schedule_values(epoch, number)
             forced = self.parts.forcing.decisions(
-                seed=self.config.seed, epoch=epoch, batch=number,
-                num_steps=self.config.clip_length - 1, batch_size=self.config.batch_size,
-            )  # fmt: skip
+                seed=self.config.seed,
+                epoch=epoch,
+                batch=number,
+                num_steps=self.config.clip_length - 1,
+                batch_size=self.config.batch_size,
+            )
             logged = values | {"forced_share": float(np.mean(forced))}
             given = np.arange(1, self.config.clip_length) <= self.config.n_past
             forced = forced | (given if forced.ndim == 1 else given[:, None])
@@ -357,15 +365,14 @@ class Run:
                     self.validator.run(variables, self.validation, mode, self.config.eval.seed)
                 )
         fields = summary(scored["prior"], scored["posterior"], beta)
-        bar.set_postfix(prior=f"{fields['val_psnr_prior']:.2f} dB",
-                        posterior=f"{fields['val_psnr_posterior']:.2f} dB")  # fmt: skip
+        bar.set_postfix(
+            prior=f"{fields['val_psnr_prior']:.2f} dB", posterior=f"{fields['val_psnr_posterior']:.2f} dB"
+        )
         self.writers.validation((epoch + 1) * self.loader.num_batches, scored)
         return fields
 
 
-def refuse_non_finite(
-    values: dict[str, float], number: int, epoch: int, checkpoints: Checkpoints
-) -> None:
+def refuse_non_finite(values: dict[str, float], number: int, epoch: int, checkpoints: Checkpoints) -> None:
     """Raise NonFiniteError if a step's loss or gradient was not finite, naming the way on."""
     if values["finite"]:
         return

@@ -37,8 +37,7 @@ class Optimizer:
             raise UserError(f"config.optimizer.eps is {self.eps!r}; give a number above 0.")
         if not (math.isfinite(self.clip_norm) and self.clip_norm >= 0):
             raise UserError(
-                f"config.optimizer.clip_norm is {self.clip_norm!r}; "
-                "give a finite number, 0 for no clipping."
+                f"config.optimizer.clip_norm is {self.clip_norm!r}; give a finite number, 0 for no clipping."
             )
 
     @property

@@ -73,17 +73,13 @@ class Validator:
     depend on batch size, chunk, device count or the number of samples.
     """
 
-    def __init__(
-        self, parts: Components, devices: Devices, batch_size: int, chunk: int, with_ssim: bool
-    ):
+    def __init__(self, parts: Components, devices: Devices, batch_size: int, chunk: int, with_ssim: bool):
         self._devices = devices
         self._batch_size = batch_size
         self._chunk = chunk
         self._n_past = parts.n_past
         self._history = parts.model.history
-        self._compiled = {
-            mode: devices.map_clips(make_rollout(parts, mode, with_ssim)) for mode in MODES
-        }
+        self._compiled = {mode: devices.map_clips(make_rollout(parts, mode, with_ssim)) for mode in MODES}
 
     def run(
         self,
@@ -110,9 +106,13 @@ class Validator:
                 own = {name: values[row, :predicted] for name, values in out.items()}
                 frames = own.pop("frames", None)
                 yield Scored(
-                    clip, recordings[clip], frames if sample in frames_of else None, own, sample,
+                    clip,
+                    recordings[clip],
+                    frames if sample in frames_of else None,
+                    own,
+                    sample,
                     Moments(predicted, *(sums[row] for sums in moments)) if moments else None,
-                )  # fmt: skip
+                )
 
     def _roll(
         self, mode: str, variables: PyTree, batch: dict, controls: dict, with_frames: bool
@@ -176,9 +176,16 @@ def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
                 return frame, score(frame, target)
 
             frames, out = predict(
-                model, variables, first, labels, noise, temperature=controls["temperature"],
-                past=past, start=start, emit=emit_prior,
-            )  # fmt: skip
+                model,
+                variables,
+                first,
+                labels,
+                noise,
+                temperature=controls["temperature"],
+                past=past,
+                start=start,
+                emit=emit_prior,
+            )
         else:
 
             def emit_posterior(step, t, target):
@@ -197,10 +204,16 @@ def make_rollout(parts: Components, mode: str, with_ssim: bool) -> Callable:
             forced = jnp.zeros(targets.shape[1], bool)
             zeros = jnp.zeros((len(past), *first.shape[1:3], model.latent_channels))
             ((frames, out), moments), _ = reconstruct(
-                model, variables, clips, lambda t: noise(start + t), forced, emit=emit_posterior,
-                accumulate=([zeros, zeros], add), reference=clip_reference(first, labels),
+                model,
+                variables,
+                clips,
+                lambda t: noise(start + t),
+                forced,
+                emit=emit_posterior,
+                accumulate=([zeros, zeros], add),
+                reference=clip_reference(first, labels),
                 past=past,
-            )  # fmt: skip
+            )
         out["frames"] = jnp.round(255.0 * frames).astype(jnp.uint8)
         out = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out)
         out["past"] = past_of(model, frames, past)
@@ -240,17 +253,13 @@ def _mean(scored: list[Scored], name: str) -> float:
     return float(np.mean([s.scores[name].mean(dtype=np.float64) for s in scored]))
 
 
-def summary(
-    prior: list[Scored], posterior: list[Scored], beta: float
-) -> dict[str, float | dict[str, float]]:
+def summary(prior: list[Scored], posterior: list[Scored], beta: float) -> dict[str, float | dict[str, float]]:
     """Return the validation fields of an epoch: means over clips, and the prior PSNR per scene.
 
     val_loss is the report's: per clip (B = 1) the sum over steps of recon + beta * kl, with z from the
     posterior. What `latents` tells has the prefix val_.
     """
-    losses = [
-        np.sum(s.scores["recon"] + beta * s.scores["kl"], dtype=np.float64) for s in posterior
-    ]
+    losses = [np.sum(s.scores["recon"] + beta * s.scores["kl"], dtype=np.float64) for s in posterior]
     scenes = sorted({s.recording.scene for s in prior})
     return {
         "val_loss": float(np.mean(losses)),
@@ -263,6 +272,12 @@ def summary(
 
 
 SUMMARY_FIELDS = (
-    "val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene",
-    "val_kl_nats_per_frame", "val_active_units", "val_active_units_share", "val_psnr_gap",
-)  # fmt: skip
+    "val_loss",
+    "val_psnr_prior",
+    "val_psnr_posterior",
+    "val_psnr_prior_by_scene",
+    "val_kl_nats_per_frame",
+    "val_active_units",
+    "val_active_units_share",
+    "val_psnr_gap",
+)

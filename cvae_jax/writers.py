@@ -56,17 +56,19 @@ class Writers:
             tag = f"{scene}/step_{step}"
             for t in range(max(len(s.scores["psnr"]) for s in own["prior"])):
                 values = {
-                    f"per_frame_psnr_{mode}/{tag}": np.mean([
-                        s.scores["psnr"][t] for s in clips if t < len(s.scores["psnr"])
-                    ])
+                    f"per_frame_psnr_{mode}/{tag}": np.mean(
+                        [s.scores["psnr"][t] for s in clips if t < len(s.scores["psnr"])]
+                    )
                     for mode, clips in own.items()
-                }  # fmt: skip
+                }
                 self._tensorboard.write_scalars(t + 1, values)
             prior, posterior = own["prior"][0], own["posterior"][0]
             recording, count = prior.recording, len(prior.frames)
             columns = {
-                "truth": recording.frames[-count:], "prior": prior.frames, "posterior": posterior.frames
-            }  # fmt: skip
+                "truth": recording.frames[-count:],
+                "prior": prior.frames,
+                "posterior": posterior.frames,
+            }
             if recording.image_labels:
                 columns["label"] = recording.labels[-count:]
             images[scene] = image_strip(columns, every=max(1, count // 10))
@@ -92,9 +94,13 @@ def _start_wandb(config: ConfigDict, workdir: Path):
             "config.wandb=True needs the wandb package: pip install wandb, or leave it at False."
         ) from None
     return wandb.init(
-        project="cvae_jax", name=config.name, dir=str(workdir), config=config.to_dict(),
-        id=_run_id(workdir), resume="allow",
-    )  # fmt: skip
+        project="cvae_jax",
+        name=config.name,
+        dir=str(workdir),
+        config=config.to_dict(),
+        id=_run_id(workdir),
+        resume="allow",
+    )
 
 
 def _run_id(workdir: Path) -> str:

@@ -25,9 +25,13 @@ def test_the_reference_trains_as_the_fixture_says(reference, case):
     model, data = reference.from_fixture(FIXTURE)
     model.train()
     loss, frames = reference.clip_loss(
-        model, data["in/frames"], data["in/labels"], lambda t: data["in/eps"][:, t - 1],
-        float(data["in/beta"]), case == "train_tf",
-    )  # fmt: skip
+        model,
+        data["in/frames"],
+        data["in/labels"],
+        lambda t: data["in/eps"][:, t - 1],
+        float(data["in/beta"]),
+        case == "train_tf",
+    )
     loss.backward()
     np.testing.assert_allclose(loss.item(), data[f"{case}/loss"], rtol=1e-5)
     predicted = np.stack([frame.detach() for frame in frames], 1)
@@ -92,15 +96,19 @@ def test_quick_takes_the_three_cases_of_the_contract():
     from benchmarks import run
 
     assert [case.name for case in run.CASES if case.quick_pairs] == [
-        "train_tf_b2", "train_ar_b2", "rollout_b1"
-    ]  # fmt: skip
+        "train_tf_b2",
+        "train_ar_b2",
+        "rollout_b1",
+    ]
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_is_timed(tmp_path, reference):
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", f"--json={tmp_path}/no/x.json"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "make it first" in done.stderr
 

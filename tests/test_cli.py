@@ -14,10 +14,14 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    "--config.model.frame_features=8", "--config.model.label_features=2",
-    "--config.model.latent_channels=4", "--config.model.decoder_features=8",
-    "--config.batch_size=4", "--config.clip_length=6", "--config.eval.samples=1",
-]  # fmt: skip
+    "--config.model.frame_features=8",
+    "--config.model.label_features=2",
+    "--config.model.latent_channels=4",
+    "--config.model.decoder_features=8",
+    "--config.batch_size=4",
+    "--config.clip_length=6",
+    "--config.eval.samples=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +63,13 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, fol
     from test_train import same_bits
 
     flags = [
-        "--config=configs/cyclical.py", *TINY, "--config.num_epochs=4",
-        "--config.data.name=frame_folder", f"--config.data.dir={folder}",
+        "--config=configs/cyclical.py",
+        *TINY,
+        "--config.num_epochs=4",
+        "--config.data.name=frame_folder",
+        f"--config.data.dir={folder}",
         f"--config.data.cache={tmp_path / 'cache'}",
-    ]  # fmt: skip
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = door("train.py", environment, *flags, f"--workdir={whole}")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -71,9 +78,12 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, fol
     command = [sys.executable, str(ROOT / "train.py"), *flags, f"--workdir={killed}"]
     for rows_before_kill in (1, 3):
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         deadline = time.monotonic() + 300
         metrics = killed / "metrics.jsonl"
         while process.poll() is None and time.monotonic() < deadline:
@@ -106,15 +116,14 @@ MISTAKES = {
     "unparsable value": (["--config.batch_size=many"], "many"),
     "unknown flag": (["--wokdir=x"], "wokdir"),
     "missing config": (["--config=configs/nothing.py"], "configs/nothing.py"),
-    "ratio of zero": (["--config.beta.kind=cyclical", "--config.beta.ratio=0.0"],
-                      "config.beta.ratio"),
+    "ratio of zero": (["--config.beta.kind=cyclical", "--config.beta.ratio=0.0"], "config.beta.ratio"),
     "too small": (["--config.model.frame_features=4"], "config.model.frame_features"),
     "no clip fits": (["--config.clip_length=200"], "config.clip_length=200"),
     "no data": (["--config.data.name=frame_folder"], "config.data.dir"),
     "no such data set": (["--config.data.name=kth"], "kth"),
     "large seed": (["--config.seed=4294967296"], "below 2**32"),
     "frame size": (["--config.data.frame_size=(64, 5)"], "config.data.frame_size"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("flags, named", MISTAKES.values(), ids=MISTAKES.keys())

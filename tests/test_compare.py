@@ -14,9 +14,13 @@ ROOT = Path(__file__).parent.parent
 
 def scored(workdir, psnr, folder="eval", **protocol):
     card = {
-        "split": "validation", "samples": 3, "data_blake2b": "ab", "checkpoint": "last",
-        "epochs_trained": 5, "commit": "c1",
-    }  # fmt: skip
+        "split": "validation",
+        "samples": 3,
+        "data_blake2b": "ab",
+        "checkpoint": "last",
+        "epochs_trained": 5,
+        "commit": "c1",
+    }
     row = {"psnr_ci95": [psnr - 1, psnr + 1], "sees_target": False}
     rows = [
         row | {"name": "prior", "psnr": psnr},
@@ -25,9 +29,7 @@ def scored(workdir, psnr, folder="eval", **protocol):
         row | {"name": "prior", "psnr": 0.0, "scene": "a"},
     ]
     (workdir / folder).mkdir(parents=True)
-    (workdir / folder / "results.json").write_text(
-        json.dumps({"protocol": card | protocol, "rows": rows})
-    )
+    (workdir / folder / "results.json").write_text(json.dumps({"protocol": card | protocol, "rows": rows}))
     return str(workdir)
 
 

@@ -25,9 +25,12 @@ SIZE = (16, 24)
 
 def load(cache: pathlib.Path, frame_size: tuple[int, int] | None = SIZE, **changed: int) -> dict:
     return datasets.load(
-        "dancer", data_dir=None, cache_dir=str(cache), frame_size=frame_size,
+        "dancer",
+        data_dir=None,
+        cache_dir=str(cache),
+        frame_size=frame_size,
         options={"dancer": SMALL | changed},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +152,12 @@ def test_labels_are_drawn_from_the_keypoints_and_know_nothing_of_chance() -> Non
         np.testing.assert_array_equal(label, label_other)
         unit = scene.camera.scale / 64
         drawn = pose.draw_pose(
-            scene.keypoints("train", 0, index), frame_size=(32, 64),
-            line_width=0.075 * unit, head_radius=0.075 * unit, oversampling=8,
-        )  # fmt: skip
+            scene.keypoints("train", 0, index),
+            frame_size=(32, 64),
+            line_width=0.075 * unit,
+            head_radius=0.075 * unit,
+            oversampling=8,
+        )
         np.testing.assert_array_equal(label, drawn)
         differences.append(np.mean((frame / 255 - frame_other / 255) ** 2))
     # Two draws differ by the square root of two times what one draw deviates from the mean.
@@ -252,17 +258,26 @@ def running(pid: int) -> bool:
 def test_it_reads_no_folder(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="reads no folder, but /somewhere was given"):
         datasets.load(
-            "dancer", data_dir="/somewhere", cache_dir=str(tmp_path), frame_size=None,
+            "dancer",
+            data_dir="/somewhere",
+            cache_dir=str(tmp_path),
+            frame_size=None,
             options={"dancer": SMALL},
-        )  # fmt: skip
+        )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seed", -1), ("seed", 2**32), ("train_frames", 0), ("validation_frames", 0), ("test_sequences", -1),
-     ("test_frames", 0)],
-)  # fmt: skip
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("train_frames", 0),
+        ("validation_frames", 0),
+        ("test_sequences", -1),
+        ("test_frames", 0),
+    ],
+)
 def test_options_out_of_range(field: str, value: int) -> None:
     config = default.get_config()
     config.data.dancer[field] = value

@@ -47,9 +47,7 @@ def cache(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "cache"
 
 
-def load(
-    lab: pathlib.Path | None, cache: pathlib.Path, frame_size: tuple[int, int] | None = None
-) -> dict:
+def load(lab: pathlib.Path | None, cache: pathlib.Path, frame_size: tuple[int, int] | None = None) -> dict:
     return datasets.load(
         "frame_folder",
         data_dir=None if lab is None else str(lab),
@@ -85,8 +83,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_real_clips_are_split_by_time(clips: dict) -> None:
     beams = [f"beam_cam{camera}" for camera in (1, 2, 3, 4)]
     shape = {
-        split: [(r.scene, r.start, len(r.frames)) for r in recordings]
-        for split, recordings in clips.items()
+        split: [(r.scene, r.start, len(r.frames)) for r in recordings] for split, recordings in clips.items()
     }
     assert shape == {
         "train": [(beam, 0, 80) for beam in beams] + [("star_jump", 0, 40), ("star_jump", 72, 44)],
@@ -141,9 +138,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: pathlib.Path) -> None:
 # The lab's layout
 
 
-def test_frames_are_ordered_by_number_and_paired_with_labels(
-    lab: pathlib.Path, cache: pathlib.Path
-) -> None:
+def test_frames_are_ordered_by_number_and_paired_with_labels(lab: pathlib.Path, cache: pathlib.Path) -> None:
     for split, recordings in load(lab, cache).items():
         (recording,) = recordings
         assert (recording.scene, recording.start) == ("dance", 0)
@@ -322,9 +317,7 @@ def test_a_missing_folder(lab: pathlib.Path, cache: pathlib.Path) -> None:
     refused(lab / "train/train_img/frame0.png", cache, "frame0.png is a file")
 
 
-@pytest.mark.parametrize(
-    "folder", ["train/train_img", "train/train_label", "val/val_img", "val/val_label"]
-)
+@pytest.mark.parametrize("folder", ["train/train_img", "train/train_label", "val/val_img", "val/val_label"])
 def test_a_missing_or_empty_sub_folder(lab: pathlib.Path, cache: pathlib.Path, folder: str) -> None:
     shutil.rmtree(lab / folder)
     refused(lab, cache, str(lab), f"lacks the sub-folder {folder}", frame_folder.LAYOUT)
@@ -332,9 +325,7 @@ def test_a_missing_or_empty_sub_folder(lab: pathlib.Path, cache: pathlib.Path, f
     refused(lab, cache, f"{lab / folder} holds no PNG files")
 
 
-def test_a_frame_without_label_and_a_label_without_frame(
-    lab: pathlib.Path, cache: pathlib.Path
-) -> None:
+def test_a_frame_without_label_and_a_label_without_frame(lab: pathlib.Path, cache: pathlib.Path) -> None:
     (lab / "train/train_label/frame5.png").unlink()
     path = lab / "train/train_img/frame5.png"
     refused(lab, cache, f"{path} has no label", str(lab / "train/train_label"))
@@ -345,9 +336,7 @@ def test_a_frame_without_label_and_a_label_without_frame(
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"hello", "half", "wrong bytes"])
 @pytest.mark.parametrize("name", ["frame0.png", "frame6.png"])
-def test_a_damaged_image(
-    lab: pathlib.Path, cache: pathlib.Path, content: bytes | str, name: str
-) -> None:
+def test_a_damaged_image(lab: pathlib.Path, cache: pathlib.Path, content: bytes | str, name: str) -> None:
     path = lab / "train/train_img" / name
     good = path.read_bytes()
     if content == "half":

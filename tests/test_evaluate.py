@@ -31,9 +31,7 @@ def test_baselines_are_what_they_say():
     np.testing.assert_allclose(predicted["mean_frame"][2], frames.mean(0) / 255, atol=1e-6)
     for t in range(1, 5):
         distance = ((labels - clip.labels[t].astype(np.int64)) ** 2).sum((1, 2, 3))
-        assert distance[nearest(clip.labels[t : t + 1], labels.astype(np.uint8))[0]] == (
-            distance.min()
-        )
+        assert distance[nearest(clip.labels[t : t + 1], labels.astype(np.uint8))[0]] == (distance.min())
         expected = frames[nearest(clip.labels[t : t + 1], labels.astype(np.uint8))[0]]
         np.testing.assert_allclose(predicted["nearest_pose"][t - 1], expected / 255, atol=1e-6)
 
@@ -55,9 +53,12 @@ def test_mean_row_is_the_mean_over_scenes_and_curves_allow_short_clips():
         return ClipScores(scene, np.array(values, float), np.array(values, float) / 100)
 
     clips = [clip("a", [10, 20]), clip("a", [30, 30]), clip("b", [40])]
-    table = rows(dict.fromkeys(
-        ("prior", "posterior", "nearest_pose", "mean_frame", "copy_first", "copy_previous"), clips
-    ), tiny_config())  # fmt: skip
+    table = rows(
+        dict.fromkeys(
+            ("prior", "posterior", "nearest_pose", "mean_frame", "copy_first", "copy_previous"), clips
+        ),
+        tiny_config(),
+    )
     mean = table[0]
     assert mean["name"] == "prior" and "scene" not in mean
     assert mean["psnr"] == pytest.approx((22.5 + 40) / 2)
@@ -68,9 +69,13 @@ def test_mean_row_is_the_mean_over_scenes_and_curves_allow_short_clips():
     scene_b = [r for r in table if r.get("scene") == "b" and r["name"] == "prior"]
     assert scene_b[0]["psnr"] == 40 and scene_b[0]["psnr_ci95"] is None
     assert {r["name"]: r["sees_target"] for r in table[:6]} == {
-        "prior": False, "posterior": True, "nearest_pose": False, "mean_frame": False,
-        "copy_first": False, "copy_previous": True,
-    }  # fmt: skip
+        "prior": False,
+        "posterior": True,
+        "nearest_pose": False,
+        "mean_frame": False,
+        "copy_first": False,
+        "copy_previous": True,
+    }
 
 
 def test_evaluate_writes_what_the_contract_names(data, tmp_path):  # noqa: F811
@@ -84,9 +89,15 @@ def test_evaluate_writes_what_the_contract_names(data, tmp_path):  # noqa: F811
     assert {"protocol", "rows", "latents"} == results.keys()
     names = [row["name"] for row in results["rows"]]
     assert names == [
-        "prior", "prior_best_of_N", "prior_mean", "posterior",
-        "nearest_pose", "mean_frame", "copy_first", "copy_previous",
-    ]  # fmt: skip
+        "prior",
+        "prior_best_of_N",
+        "prior_mean",
+        "posterior",
+        "nearest_pose",
+        "mean_frame",
+        "copy_first",
+        "copy_previous",
+    ]
     assert len(results["rows"][0]["per_frame_psnr"]) == 5  # T - 1 of the longest clip
     assert results["protocol"]["n_pred"] == [5, 4]
     assert "copy_previous" in (folder / "table.md").read_text()
@@ -108,9 +119,10 @@ def test_prior_scores_do_not_depend_on_batch_or_devices(data):  # noqa: F811
     for count, batch, chunk in ((1, 1, 9), (1, 2, 2), (2, 2, 3), (1, 4, 9)):
         validator = Validator(parts, Devices(jax.local_devices()[:count]), batch, chunk, with_ssim=True)
         scored = [
-            s for s in validator.run(variables, recordings, "prior", 7, range(3), frames_of=(1,))
+            s
+            for s in validator.run(variables, recordings, "prior", 7, range(3), frames_of=(1,))
             if s.sample == 1
-        ]  # fmt: skip
+        ]
         found.append(scored)
     for scored in found[1:]:
         for a, b in zip(found[0], scored, strict=True):

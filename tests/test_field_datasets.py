@@ -25,9 +25,14 @@ from cvae_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = dict(
-    seed=0, digits=2, train_sequences=3, train_frames=6, validation_sequences=2, test_sequences=2,
+    seed=0,
+    digits=2,
+    train_sequences=3,
+    train_frames=6,
+    validation_sequences=2,
+    test_sequences=2,
     eval_frames=9,
-)  # fmt: skip
+)
 
 
 def load(name: str, cache: pathlib.Path, folder: pathlib.Path | None = None, size=None, **options):
@@ -145,8 +150,10 @@ def test_moving_mnist_from_the_file_and_from_tfds(tmp_path: pathlib.Path) -> Non
     prepare(MovingMnist, prepared)
     data = load("moving_mnist", tmp_path / "cache", plain)
     assert {split: len(recordings) for split, recordings in data.items()} == {
-        "train": 8, "validation": 1, "test": 1
-    }  # fmt: skip
+        "train": 8,
+        "validation": 1,
+        "test": 1,
+    }
     for channel in range(3):
         np.testing.assert_array_equal(data["train"][3].frames[..., channel], videos[:, 3])
         np.testing.assert_array_equal(data["test"][0].frames[..., channel], videos[:, 9])
@@ -158,9 +165,7 @@ def test_moving_mnist_from_the_file_and_from_tfds(tmp_path: pathlib.Path) -> Non
 
 def prepare(builder_class, folder: pathlib.Path) -> None:
     builder = builder_class(data_dir=str(folder))
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
 
 
 @pytest.mark.parametrize(
@@ -368,18 +373,34 @@ def test_configs_have_the_fields_protocol(module, n_past: int, clip: int) -> Non
 @pytest.mark.slow
 def test_stochastic_moving_mnist_from_the_command_to_the_table(tmp_path: pathlib.Path) -> None:
     section = "--config.data.stochastic_moving_mnist"
-    model = [f"--config.model.{k}={v}" for k, v in (
-        ("frame_features", 8), ("label_features", 2), ("latent_channels", 4), ("decoder_features", 8)
-    )]  # fmt: skip
+    model = [
+        f"--config.model.{k}={v}"
+        for k, v in (
+            ("frame_features", 8),
+            ("label_features", 2),
+            ("latent_channels", 4),
+            ("decoder_features", 8),
+        )
+    ]
     run = lambda *arguments: subprocess.run(  # noqa: E731
-        [sys.executable, *arguments, f"--workdir={tmp_path / 'run'}"], cwd=ROOT, check=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, *arguments, f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        check=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
     run(
-        "train.py", "--config=configs/stochastic_moving_mnist.py", "--config.num_epochs=3",
-        "--config.batch_size=2", f"--config.data.cache={tmp_path / 'cache'}", *model,
-        f"{section}.train_sequences=4", f"{section}.validation_sequences=2", f"{section}.test_sequences=2",
-    )  # fmt: skip
+        "train.py",
+        "--config=configs/stochastic_moving_mnist.py",
+        "--config.num_epochs=3",
+        "--config.batch_size=2",
+        f"--config.data.cache={tmp_path / 'cache'}",
+        *model,
+        f"{section}.train_sequences=4",
+        f"{section}.validation_sequences=2",
+        f"{section}.test_sequences=2",
+    )
     run("evaluate.py", "--checkpoint=last", "--split=test", "--config.eval.best_of=2")
     table = (tmp_path / "run" / "eval_test" / "table.md").read_text()
     assert "- n_past: 5" in table and "- n_pred: 20, 20" in table

@@ -40,6 +40,8 @@ MANY = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
 class Damage(NamedTuple):
     """What happens to a file: it is replaced, cut, or changed at a place in [0, 1]."""
 
@@ -247,16 +249,26 @@ def test_a_damaged_kth_video_is_frames_or_a_sentence(
 
 
 NUMBERS = st.none() | st.floats() | st.integers()
-POINT = st.one_of(
-    st.fixed_dictionaries({"x": NUMBERS, "y": NUMBERS}), st.lists(NUMBERS, max_size=4), JSON
-)
+POINT = st.one_of(st.fixed_dictionaries({"x": NUMBERS, "y": NUMBERS}), st.lists(NUMBERS, max_size=4), JSON)
 BODY = st.one_of(
     st.lists(POINT, min_size=33, max_size=33),
-    st.fixed_dictionaries({"people": st.lists(st.fixed_dictionaries({
-        "pose_keypoints_2d": st.lists(NUMBERS, min_size=75, max_size=75) | st.lists(NUMBERS, max_size=5)
-    }) | JSON, max_size=3) | JSON}),
+    st.fixed_dictionaries(
+        {
+            "people": st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "pose_keypoints_2d": st.lists(NUMBERS, min_size=75, max_size=75)
+                        | st.lists(NUMBERS, max_size=5)
+                    }
+                )
+                | JSON,
+                max_size=3,
+            )
+            | JSON
+        }
+    ),
     JSON,
-)  # fmt: skip
+)
 
 
 @MANY

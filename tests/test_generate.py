@@ -199,8 +199,11 @@ def loaded(data, monkeypatch):  # noqa: F811
 def drawn(monkeypatch):
     """What was drawn, by file name, while it is drawn."""
     seen = {}
-    for module, name in ((generation.figures, "save_gif"), (generation.video, "save_mp4"),
-                         (generation.figures, "save_strip")):  # fmt: skip
+    for module, name in (
+        (generation.figures, "save_gif"),
+        (generation.video, "save_mp4"),
+        (generation.figures, "save_strip"),
+    ):
 
         def save(path, columns, *args, save=getattr(module, name), **kwargs):
             seen[path.name] = columns
@@ -215,8 +218,10 @@ def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables,
     device = jax.local_devices()[:1]
     written = generate(config, workdir, Request(clip="d", samples=2), device)
     assert [p.relative_to(workdir).as_posix() for p in written] == [
-        "generated/generated.gif", "generated/generated.mp4", "generated/generated_strip.png"
-    ]  # fmt: skip
+        "generated/generated.gif",
+        "generated/generated.mp4",
+        "generated/generated_strip.png",
+    ]
     validator = Validator(parts, Devices(device), 2, 32, with_ssim=False)
     clip = loaded["validation"][1]
     for columns in drawn.values():
@@ -224,9 +229,7 @@ def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables,
         np.testing.assert_array_equal(columns["truth"], clip.frames)
         np.testing.assert_array_equal(columns["label"], clip.labels)
         for sample in (0, 1):
-            rolled = validator.run(
-                variables, loaded["validation"], "prior", 0, range(2), frames_of=range(2)
-            )
+            rolled = validator.run(variables, loaded["validation"], "prior", 0, range(2), frames_of=range(2))
             (scored,) = (s for s in rolled if (s.clip, s.sample) == (1, sample))
             video = columns[f"sample {sample}"]
             np.testing.assert_array_equal(video[0], clip.frames[0])
@@ -279,9 +282,7 @@ def test_images_of_any_size_are_resized_to_the_runs(workdir, drawn, tmp_path):
     with Image.open(first) as image:
         expected = image.resize(size, Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(columns["generated"][0], expected)
-    assert sorted(p.name for p in out.iterdir()) == [
-        "generated.gif", "generated.mp4", "generated_strip.png"
-    ]  # fmt: skip
+    assert sorted(p.name for p in out.iterdir()) == ["generated.gif", "generated.mp4", "generated_strip.png"]
 
 
 def test_images_that_do_not_fit_are_refused(workdir, tmp_path):
@@ -323,9 +324,7 @@ def test_submission_is_what_a_direct_computation_gives(workdir, parts, variables
         save_images(tmp_path / f"test/test_img/{number}", 2, numbers=[3, 12])
     path = tmp_path / "new" / "submission.csv"
     written = generate(config, workdir, Request(csv=str(path)), jax.local_devices()[:1])
-    assert [p.name for p in written] == [
-        "submission.csv", "test_0.gif", "test_2.gif", "test_10.gif"
-    ]  # fmt: skip
+    assert [p.name for p in written] == ["submission.csv", "test_0.gif", "test_2.gif", "test_10.gif"]
     with Image.open(written[2]) as gif:
         assert gif.n_frames == 6
     lines = path.read_text().splitlines()
@@ -430,9 +429,7 @@ def test_a_person_driven_by_itself_has_its_own_labels(real):
         np.testing.assert_array_equal(transfer_labels("real_clips", clip, clip), clip.labels)
 
 
-def test_transfer_starts_from_the_person_and_goes_on_with_the_driver(
-    real, workdir, monkeypatch, drawn
-):
+def test_transfer_starts_from_the_person_and_goes_on_with_the_driver(real, workdir, monkeypatch, drawn):
     monkeypatch.setattr(generation, "load_data", lambda config: real)
     request = Request(person="beam_cam2", drive="star_jump")
     written = generate(residual_config(), workdir, request, jax.local_devices()[:1])
@@ -470,9 +467,7 @@ def test_door(environment, monkeypatch, tmp_path):  # noqa: F811
 
     def door(*flags):
         command = [sys.executable, "generate.py", f"--workdir={workdir}", *flags]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
     flags = [f"--first={labels / 'frame0.png'}", f"--labels={labels}", f"--out={tmp_path / 'out'}"]
     done = door(*flags, "--samples=2", "--config.eval.batch_size=1")

@@ -27,9 +27,16 @@ def gradients_of(model, feedback):
         keys = address(jnp.uint32(0), jnp.arange(clips.frames.shape[0]))
         noise = clip_noise(keys, (H, W, model.latent_channels))
         return clip_gradients(
-            model, Objective(), feedback, variables, clips, noise, forced, jnp.float32(1.0),
+            model,
+            Objective(),
+            feedback,
+            variables,
+            clips,
+            noise,
+            forced,
+            jnp.float32(1.0),
             jnp.sum(clips.mask),
-        )  # fmt: skip
+        )
 
     return run
 
@@ -72,11 +79,17 @@ def test_arithmetic_of_a_cell_is_the_models_own_count():
         def loss(params, previous_features, current, label, eps):
             here = variables | {"params": params}
             label_features, _ = encode_label(model, here, label[None], jnp.ones(1), True)
-            step = posterior_cell(model, here, {
-                "previous_features": previous_features, "current": current, "eps": eps,
-                "label_features": label_features[0],
-                "reference": jnp.concatenate([current, label], axis=-1),
-            })  # fmt: skip
+            step = posterior_cell(
+                model,
+                here,
+                {
+                    "previous_features": previous_features,
+                    "current": current,
+                    "eps": eps,
+                    "label_features": label_features[0],
+                    "reference": jnp.concatenate([current, label], axis=-1),
+                },
+            )
             recon = Objective().reconstruction_error(step.raw, current)
             return jnp.sum(recon + Objective().kl_divergence(step.mu, step.logvar, train=True))
 
@@ -134,8 +147,11 @@ def test_an_accelerators_program_has_native_convolutions_and_no_loop_over_frames
     assert (0, 15) in [
         (d, e.params["length"]) for d, e in equations(one_step_at_a_time.jaxpr) if e.primitive.name == "scan"
     ]
-    shapes = [e.invars[0].aval.shape for _, e in equations(folded.jaxpr)
-              if e.primitive.name == "conv_general_dilated"]  # fmt: skip
+    shapes = [
+        e.invars[0].aval.shape
+        for _, e in equations(folded.jaxpr)
+        if e.primitive.name == "conv_general_dilated"
+    ]
     kernels = len([p for p, _ in jax.tree_util.tree_leaves_with_path(variables) if p[-1].key == "kernel"])
     assert len(shapes) >= 2 * kernels  # forward and the weights' gradients
     assert max(shape[0] for shape in shapes) >= 2 * 5  # clips x steps of a chunk

@@ -64,9 +64,7 @@ def test_the_workdir_holds_the_weights_and_their_dimensions(state_dict, as_if_re
     same(state.params, expected["params"])
     same(state.batch_stats, expected["batch_stats"])
     kernel = state.params["frame_encoder"]["layer_6"]["kernel"]  # (O, I, h, w) -> (h, w, I, O)
-    np.testing.assert_array_equal(
-        kernel[0, 1], state_dict["frame_transformation.6.weight"][:, :, 0, 1].T
-    )
+    np.testing.assert_array_equal(kernel[0, 1], state_dict["frame_transformation.6.weight"][:, :, 0, 1].T)
     with pytest.raises(UserError, match=f"There is a run in {workdir} already"):
         import_checkpoint(as_if_read(state_dict), workdir)
 
@@ -80,15 +78,21 @@ def test_names_of_a_data_parallel_checkpoint_are_the_same(state_dict):
     [
         (lambda d: d | {"resnet.0.weight": np.zeros(1)}, "entry 'resnet.0.weight' is not of the"),
         (lambda d: d | {"Generator.0.gate.weight": np.zeros(1)}, "Generator.0.gate.weight"),
-        (lambda d: {n: v for n, v in d.items() if n != "Decoder_Fusion.5.weight"},
-         "has no 'Decoder_Fusion.5.weight'"),
-        (lambda d: {n: v for n, v in d.items() if n != "Generator.7.bias"},
-         r"generator.layer_7.bias has shape none, expected \(3,\) \(1 entries differ\)"),
-        (lambda d: d | {"Generator.7.bias": np.zeros(4)},
-         r"generator.layer_7.bias has shape \(4,\), expected \(3,\)"),
+        (
+            lambda d: {n: v for n, v in d.items() if n != "Decoder_Fusion.5.weight"},
+            "has no 'Decoder_Fusion.5.weight'",
+        ),
+        (
+            lambda d: {n: v for n, v in d.items() if n != "Generator.7.bias"},
+            r"generator.layer_7.bias has shape none, expected \(3,\) \(1 entries differ\)",
+        ),
+        (
+            lambda d: d | {"Generator.7.bias": np.zeros(4)},
+            r"generator.layer_7.bias has shape \(4,\), expected \(3,\)",
+        ),
     ],
     ids=["another model", "another layer", "no dimensions", "entry missing", "another shape"],
-)  # fmt: skip
+)
 def test_what_is_not_the_model_is_refused_and_nothing_written(
     state_dict, as_if_read, tmp_path, change, sentence
 ):
@@ -102,8 +106,11 @@ def command(*arguments, block_torch=False):
     start += "runpy.run_module('cvae_jax.import_torch', run_name='__main__', alter_sys=True)"
     return subprocess.run(
         [sys.executable, "-c", start, *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def one_sentence(done):
@@ -148,8 +155,11 @@ def test_from_a_saved_checkpoint_to_the_table(state_dict, tmp_path):
     same(restored(workdir)[1].params, to_variables(state_dict)["params"])
     scored = subprocess.run(
         [sys.executable, str(ROOT / "evaluate.py"), f"--workdir={workdir}", "--config.eval.samples=1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert scored.returncode == 0, scored.stderr[-2000:]
     table = (workdir / "eval" / "table.md").read_text()
     assert "star_jump" in table and "| prior " in table

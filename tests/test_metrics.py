@@ -59,9 +59,7 @@ def test_psnr_is_at_most_100_db():
 
 def test_psnr_is_per_frame_and_keeps_leading_axes():
     prediction, target = random_pair(16, 12, frames=6)
-    expected = [
-        peak_signal_noise_ratio(t, p, data_range=1) for p, t in zip(prediction, target, strict=True)
-    ]
+    expected = [peak_signal_noise_ratio(t, p, data_range=1) for p, t in zip(prediction, target, strict=True)]
     shape = (2, 3, 16, 12, 3)
     values = psnr_per_frame(jnp.asarray(prediction).reshape(shape), target.reshape(shape))
     assert values.shape == (2, 3)

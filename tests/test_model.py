@@ -155,8 +155,10 @@ def test_two_devices_share_their_statistics(norm):
     split = lambda a, axis: np.stack(np.split(a, 2, axis))  # noqa: E731
     shared = jax.pmap(
         lambda v, x, m: layer.apply(v, x, m, True, mutable=["batch_stats"]),
-        "devices", in_axes=(None, 0, 0), devices=jax.devices()[:2],
-    )  # fmt: skip
+        "devices",
+        in_axes=(None, 0, 0),
+        devices=jax.devices()[:2],
+    )
     y, updates = shared(variables, split(x, 1), split(mask, 0))
     whole, expected = train(variables, x, mask)
     np.testing.assert_allclose(np.concatenate(y, axis=1), whole, rtol=1e-4, atol=1e-5)

@@ -13,9 +13,12 @@ def halves_side_by_side(*arguments):
 
 
 OPERATIONS = {
-    "dense": ops.dense, "dense_halves": halves_side_by_side, "conv3x3": ops.conv3x3,
-    "depthwise3x3": ops.depthwise3x3, "conv_valid": ops.conv_valid,
-}  # fmt: skip
+    "dense": ops.dense,
+    "dense_halves": halves_side_by_side,
+    "conv3x3": ops.conv3x3,
+    "depthwise3x3": ops.depthwise3x3,
+    "conv_valid": ops.conv_valid,
+}
 
 
 @jax.jit

@@ -104,21 +104,26 @@ def test_training_step(fixture, formulation, mode):
     def run(variables):
         clips = fixture.clips.mask.sum()
         gradients, metrics, stats = clip_gradients(
-            model, objective, feedback, variables, fixture.clips, fixture.noise, forced,
-            fixture.beta, clips,
-        )  # fmt: skip
-        frames, _ = reconstruct(
-            model, variables, fixture.clips, fixture.noise, forced, train=True
+            model,
+            objective,
+            feedback,
+            variables,
+            fixture.clips,
+            fixture.noise,
+            forced,
+            fixture.beta,
+            clips,
         )
+        frames, _ = reconstruct(model, variables, fixture.clips, fixture.noise, forced, train=True)
         return gradients, metrics, stats, frames
 
     gradients, metrics, stats, frames = run(fixture.variables)
     np.testing.assert_allclose(metrics["loss"], fixture.data[f"{key}/loss"], atol=1e-4, rtol=1e-5)
     np.testing.assert_allclose(frames, fixture.frames(f"{key}/frames"), atol=1e-4, rtol=0)
     prefix = f"{key}/grad/"
-    reference = to_variables(
-        {k[len(prefix) :]: v for k, v in fixture.data.items() if k.startswith(prefix)}
-    )["params"]
+    reference = to_variables({k[len(prefix) :]: v for k, v in fixture.data.items() if k.startswith(prefix)})[
+        "params"
+    ]
     everything = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(reference)))
     np.testing.assert_allclose(everything, fixture.data[f"{key}/grad_norm"], rtol=1e-4)
     ours = dict(jax.tree_util.tree_leaves_with_path(gradients))

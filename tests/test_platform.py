@@ -27,9 +27,12 @@ def run_door(tmp_path, **environment):
     names = ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS")
     clean = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
-        [sys.executable, str(script), "--flag=a b", "--other"], capture_output=True, text=True, timeout=60,
+        [sys.executable, str(script), "--flag=a b", "--other"],
+        capture_output=True,
+        text=True,
+        timeout=60,
         env=clean | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)} | environment,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "['--flag=a b', '--other']"
     lines = done.stdout.splitlines()

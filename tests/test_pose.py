@@ -45,9 +45,7 @@ def test_left_and_right_have_their_own_colors() -> None:
 
 def test_a_limb_lies_on_its_line() -> None:
     start, end = np.array([0.2, 0.3]), np.array([0.8, 0.7])
-    label = pose.draw_pose(
-        body(left_elbow=tuple(start), left_wrist=tuple(end)), frame_size=(64, 64)
-    )
+    label = pose.draw_pose(body(left_elbow=tuple(start), left_wrist=tuple(end)), frame_size=(64, 64))
     y, x = np.nonzero(label.any(axis=-1))
     points = np.stack([x + 0.5, y + 0.5], axis=1) / 64
     along = np.clip((points - start) @ (end - start) / ((end - start) @ (end - start)), 0, 1)

@@ -37,14 +37,24 @@ COUNT = 60
 
 # A standing body, x and y from the middle of the hips, in units of its height (y downwards).
 BODY = {
-    "nose": (0, -0.45), "left_ear": (0.04, -0.45), "right_ear": (-0.04, -0.45),
-    "left_shoulder": (0.1, -0.35), "right_shoulder": (-0.1, -0.35),
-    "left_elbow": (0.15, -0.2), "right_elbow": (-0.15, -0.2),
-    "left_wrist": (0.15, -0.05), "right_wrist": (-0.15, -0.05),
-    "left_hip": (0.06, 0), "right_hip": (-0.06, 0), "left_knee": (0.06, 0.22), "right_knee": (-0.06, 0.22),
-    "left_ankle": (0.06, 0.45), "right_ankle": (-0.06, 0.45),
-    "left_foot_index": (0.08, 0.5), "right_foot_index": (-0.08, 0.5),
-}  # fmt: skip
+    "nose": (0, -0.45),
+    "left_ear": (0.04, -0.45),
+    "right_ear": (-0.04, -0.45),
+    "left_shoulder": (0.1, -0.35),
+    "right_shoulder": (-0.1, -0.35),
+    "left_elbow": (0.15, -0.2),
+    "right_elbow": (-0.15, -0.2),
+    "left_wrist": (0.15, -0.05),
+    "right_wrist": (-0.15, -0.05),
+    "left_hip": (0.06, 0),
+    "right_hip": (-0.06, 0),
+    "left_knee": (0.06, 0.22),
+    "right_knee": (-0.06, 0.22),
+    "left_ankle": (0.06, 0.45),
+    "right_ankle": (-0.06, 0.45),
+    "left_foot_index": (0.08, 0.5),
+    "right_foot_index": (-0.08, 0.5),
+}
 
 
 def body(t: int) -> np.ndarray:
@@ -308,8 +318,11 @@ def test_short_gaps_are_closed_and_long_ones_cut(video: Path, tmp_path: Path) ->
     assert stored["frames_without_person"] == list(gaps)
     spans = [(r["name"], r["start"], r["stop"]) for r in stored["recordings"]]
     assert spans == [
-        ("train_000", 0, 20), ("train_001", 35, 52), ("validation_000", 52, 56), ("test_000", 56, 60),
-    ]  # fmt: skip
+        ("train_000", 0, 20),
+        ("train_001", 35, 52),
+        ("validation_000", 52, 56),
+        ("test_000", 56, 60),
+    ]
     hip = stored["landmarks"].index("left_hip")
     path = [frame[hip][0] for frame in stored["recordings"][0]["keypoints"]]
     np.testing.assert_allclose(np.diff(path), np.diff(path).mean(), atol=1e-3)  # a straight walk
@@ -399,6 +412,7 @@ def test_a_failure_while_writing_keeps_the_old_and_leaves_nothing_new(
         patch.setattr(module, "draw_pose", full)
         with pytest.raises(UserError, match="No space left on device.*--out=FOLDER"):
             run(video, out, keypoints, overwrite=True)
+
         # array_record's way to say so
         def record(*_: object, **__: object) -> np.ndarray:
             raise RuntimeError("write() failed: No space left on device; writing x")
@@ -525,13 +539,17 @@ def test_the_door_prepares_without_jax(video: Path, keypoints: Path, tmp_path: P
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"fps": 0.0}, "--fps is 0.0"), ({"fps": float("nan")}, "--fps is nan"),
-        ({"start": -1.0}, "--start is -1.0"), ({"start": 2.0, "end": 1.0}, "--end=1.0 is not after"),
-        ({"validation": 0.0}, "--validation is 0.0"), ({"test": 1.0}, "--test is 1.0"),
+        ({"fps": 0.0}, "--fps is 0.0"),
+        ({"fps": float("nan")}, "--fps is nan"),
+        ({"start": -1.0}, "--start is -1.0"),
+        ({"start": 2.0, "end": 1.0}, "--end=1.0 is not after"),
+        ({"validation": 0.0}, "--validation is 0.0"),
+        ({"test": 1.0}, "--test is 1.0"),
         ({"validation": 0.5, "test": 0.5}, "leave nothing to train on"),
-        ({"crop": (5, 5, 5, 9)}, "is empty"), ({"frame_size": (0, 32)}, "out of range"),
+        ({"crop": (5, 5, 5, 9)}, "is empty"),
+        ({"frame_size": (0, 32)}, "out of range"),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range(settings: dict, words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         Settings("a.mp4", "b", **settings)

@@ -58,12 +58,32 @@ def test_mediapipe_landmarks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "joints, expected",
     [
-        (25, {"nose": 0, "left_shoulder": 5, "right_wrist": 4, "left_hip": 12, "right_ankle": 11,
-              "left_ear": 18, "left_foot_index": 19, "right_foot_index": 22}),
-        (18, {"nose": 0, "left_shoulder": 5, "right_wrist": 4, "left_hip": 11, "right_ankle": 10,
-              "left_ear": 17}),
+        (
+            25,
+            {
+                "nose": 0,
+                "left_shoulder": 5,
+                "right_wrist": 4,
+                "left_hip": 12,
+                "right_ankle": 11,
+                "left_ear": 18,
+                "left_foot_index": 19,
+                "right_foot_index": 22,
+            },
+        ),
+        (
+            18,
+            {
+                "nose": 0,
+                "left_shoulder": 5,
+                "right_wrist": 4,
+                "left_hip": 11,
+                "right_ankle": 10,
+                "left_ear": 17,
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_open_pose_of_both_bodies(joints: int, expected: dict[str, int], tmp_path: Path) -> None:
     person = open_pose(joints)
     person["pose_keypoints_2d"][3 * 3 + 2] = 0.0  # the right elbow is not seen
@@ -114,9 +134,15 @@ def standing(x: float, y: float, height: float) -> np.ndarray:
     rng = np.random.default_rng(0)
     points = np.array([x, y]) + height * rng.uniform(-0.02, 0.02, (33, 2))
     for name, dx, dy in (
-        ("nose", 0, -0.45), ("shoulder", 0.1, -0.3), ("elbow", 0.15, -0.2), ("wrist", 0.2, -0.1),
-        ("hip", 0.06, 0), ("knee", 0.06, 0.2), ("ankle", 0.06, 0.45), ("foot_index", 0.1, 0.5),
-    ):  # fmt: skip
+        ("nose", 0, -0.45),
+        ("shoulder", 0.1, -0.3),
+        ("elbow", 0.15, -0.2),
+        ("wrist", 0.2, -0.1),
+        ("hip", 0.06, 0),
+        ("knee", 0.06, 0.2),
+        ("ankle", 0.06, 0.45),
+        ("foot_index", 0.1, 0.5),
+    ):
         for side, sign in (("left", 1), ("right", -1)):
             if f"{side}_{name}" in LANDMARKS:
                 points[landmark_index(f"{side}_{name}")] = (x + sign * height * dx, y + height * dy)
@@ -229,9 +255,7 @@ def test_a_second_person_is_refused_unless_cropped_away_or_small(tmp_path: Path)
 # The environment
 
 
-def test_the_environment_is_where_it_was_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_is_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(pose_environment.VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert pose_environment.environment_folder().parent == tmp_path / "cvae_jax"

@@ -83,9 +83,7 @@ def test_gif_of_one_frame_and_narrow_columns(tmp_path):
     assert (bottom - top, right - left) == (12, 4)
 
 
-@pytest.mark.parametrize(
-    ("fps", "duration"), [(30, 30), (12, 80), (7.5, 130), (60, 20), (1000, 20)]
-)
+@pytest.mark.parametrize(("fps", "duration"), [(30, 30), (12, 80), (7.5, 130), (60, 20), (1000, 20)])
 def test_gif_speed_is_the_nearest_the_format_has(tmp_path, fps, duration):
     save_gif(tmp_path / "a.gif", {"truth": video(RED, 2, 16, 16)}, fps, scale=1)
     assert gif_frames(tmp_path / "a.gif")[1] == [duration] * 2
@@ -245,16 +243,12 @@ def test_training_curves_leave_out_what_is_not_there(tmp_path, figures):
         assert image.size == (1080, 1080)
     loss, beta, psnr, forcing = figures[0].axes
     np.testing.assert_array_equal(lines_of(loss)["training loss"].get_xdata(), [0, 1, 2, 4])
-    np.testing.assert_array_equal(
-        lines_of(loss)["validation loss"].get_xydata(), [[2, 0.5], [4, 0.4]]
-    )
+    np.testing.assert_array_equal(lines_of(loss)["validation loss"].get_xydata(), [[2, 0.5], [4, 0.4]])
     np.testing.assert_array_equal(lines_of(psnr)["prior"].get_ydata(), [21.0, 22.0])
     posterior = lines_of(psnr)["posterior (sees the target)"]
     assert posterior.get_ydata().tolist() == [24.0] and posterior.get_linestyle() == "--"
     np.testing.assert_array_equal(lines_of(beta)["beta"].get_ydata(), [1.0] * 5)
-    np.testing.assert_array_equal(
-        lines_of(forcing)["teacher-forcing ratio"].get_ydata(), [0.95] * 5
-    )
+    np.testing.assert_array_equal(lines_of(forcing)["teacher-forcing ratio"].get_ydata(), [0.95] * 5)
     np.testing.assert_array_equal(lines_of(forcing)["share forced"].get_ydata(), [1, 1, 1, 1, 0])
     assert loss.get_yscale() == "linear"
 
@@ -310,9 +304,12 @@ def test_results_table_in_full():
             result("prior", float("nan"), scene="beam_cam1"),
         ],
         "latents": {
-            "kl_nats_per_frame": 12.345, "active_units": 20, "active_units_share": 0.05, "psnr_gap": 1.5
+            "kl_nats_per_frame": 12.345,
+            "active_units": 20,
+            "active_units_share": 0.05,
+            "psnr_gap": 1.5,
         },
-    }  # fmt: skip
+    }
     lines = results_table(results).splitlines()
     assert lines[:21] == [
         "### Protocol",

@@ -15,9 +15,13 @@ def walker(close=0.9, far=0.5, height=0.6, far_height=0.3, hip_x=0.5, steps=21):
     sway = np.linspace(-0.1, 0.1, steps)
     keypoints = np.full((steps, len(pose.LANDMARKS), 2), np.nan)
     for name, x, y in (
-        ("nose", 0.0, 1.0), ("left_hip", 0.1, 0.5), ("right_hip", -0.1, 0.5),
-        ("left_ankle", 0.1, 0.0), ("right_ankle", -0.1, 0.0), ("left_wrist", 0.3, 0.6),
-    ):  # fmt: skip
+        ("nose", 0.0, 1.0),
+        ("left_hip", 0.1, 0.5),
+        ("right_hip", -0.1, 0.5),
+        ("left_ankle", 0.1, 0.0),
+        ("right_ankle", -0.1, 0.0),
+        ("left_wrist", 0.3, 0.6),
+    ):
         row = pose.landmark_index(name)
         keypoints[:, row, 0] = hip_x + sway + x * tall
         keypoints[:, row, 1] = ankle - y * tall
@@ -53,13 +57,17 @@ def test_a_person_twice_as_high_is_halved():
     small = walker(height=0.3, far_height=0.15)
     np.testing.assert_allclose(
         moved(walker(), small) - stance(small).hip_x,
-        np.stack([
-            (walker()[..., 0] - 0.5) / 2,
-            standing_ankle(walker())[:, None] + (walker()[..., 1] - standing_ankle(walker())[:, None]) / 2
-            - 0.5,
-        ], axis=-1),
+        np.stack(
+            [
+                (walker()[..., 0] - 0.5) / 2,
+                standing_ankle(walker())[:, None]
+                + (walker()[..., 1] - standing_ankle(walker())[:, None]) / 2
+                - 0.5,
+            ],
+            axis=-1,
+        ),
         atol=1e-12,
-    )  # fmt: skip
+    )
 
 
 def test_the_result_stands_where_the_target_stands_and_is_as_high():

@@ -51,9 +51,13 @@ def variables():
         features = MODEL.apply(variables, frame, method="encode_frame")
         zeros = partial(jnp.zeros, dtype=jnp.float32)
         return MODEL.apply(
-            variables, features, zeros((B, H, W, 2)), zeros((B, H, W, N)), zeros((B, H, W, 6)),
+            variables,
+            features,
+            zeros((B, H, W, 2)),
+            zeros((B, H, W, N)),
+            zeros((B, H, W, 6)),
             method="decode",
-        )  # fmt: skip
+        )
 
     outputs = np.asarray(raw(variables, draw((B, H, W, 3), 7)))
     last = params["generator"]["layer_7"]
@@ -88,14 +92,32 @@ def eps_of(t):
 def scanned(feedback, variables, clips, forced, model=MODEL):
     """`clip_gradients` of the report's objective: one program a `feedback` and shape of `forced`."""
     return clip_gradients(
-        model, Objective(), feedback, variables, clips, eps_of, forced,
-        jnp.asarray(BETA), clips.mask.sum(),
-    )  # fmt: skip
+        model,
+        Objective(),
+        feedback,
+        variables,
+        clips,
+        eps_of,
+        forced,
+        jnp.asarray(BETA),
+        clips.mask.sum(),
+    )
 
 
 @partial(jax.jit, static_argnames="model")
 def plain_step(
-    model, params, stats, previous, history, current, label, eps, mask, forced, true_previous, cuts,
+    model,
+    params,
+    stats,
+    previous,
+    history,
+    current,
+    label,
+    eps,
+    mask,
+    forced,
+    true_previous,
+    cuts,
     reference,
 ):
     """One step, written from the specification; cuts (2,) is 1 where a gradient stops."""
@@ -113,9 +135,7 @@ def plain_step(
     mu, logvar = model.apply(here, features, label_features[0], method="posterior")
     z = mu + jnp.exp(logvar / 2) * eps
     shown = jnp.concatenate(history, axis=-1) if history else None
-    raw = model.apply(
-        here, previous_features, label_features[0], z, reference, shown, method="decode"
-    )
+    raw = model.apply(here, previous_features, label_features[0], z, reference, shown, method="decode")
     frame = jnp.clip(raw, 0, 1)
     count = mask.sum()
     recon = (jnp.mean((frame - current) ** 2, axis=(1, 2, 3)) * mask).sum() / count**2
@@ -140,10 +160,20 @@ def plain(feedback, variables, clips, forced, model=MODEL):
         history = [clips.frames[:, 0]] * model.history
         for t in range(1, STEPS + 1):
             frame, history, stats, recon_t, kl_t = plain_step(
-                model, params, stats, frame, history, clips.frames[:, t], clips.labels[:, t], EPS[t - 1],
-                clips.mask, forced[t - 1], clips.frames[:, t - 1], cuts,
+                model,
+                params,
+                stats,
+                frame,
+                history,
+                clips.frames[:, t],
+                clips.labels[:, t],
+                EPS[t - 1],
+                clips.mask,
+                forced[t - 1],
+                clips.frames[:, t - 1],
+                cuts,
                 reference,
-            )  # fmt: skip
+            )
             recon, kl = recon + recon_t, kl + kl_t
         total = recon + BETA * kl
         return total, ({"loss": total, "recon": recon, "kl": kl}, stats)
@@ -209,9 +239,7 @@ def residual_variables():
     return jax.tree.map(jnp.asarray, init_variables(RESIDUAL, 0, (H, W)))
 
 
-@pytest.mark.parametrize(
-    ("feedback", "forced"), [(REPORT, FALSE), (FOLDED, TRUE)], ids=["scanned", "folded"]
-)
+@pytest.mark.parametrize(("feedback", "forced"), [(REPORT, FALSE), (FOLDED, TRUE)], ids=["scanned", "folded"])
 def test_gradients_of_the_residual_output(residual_variables, clips, feedback, forced):
     arguments = (feedback, residual_variables, clips, forced, RESIDUAL)
     assert_same(scanned(*arguments), plain(*arguments))
@@ -238,9 +266,7 @@ def test_gradients_with_a_history(history_variables, clips, feedback, forced):
 
 
 @pytest.mark.parametrize("size", [0, 3])
-@pytest.mark.parametrize(
-    ("feedback", "forced"), [(REPORT, MIXED), (FOLDED, TRUE)], ids=["scanned", "folded"]
-)
+@pytest.mark.parametrize(("feedback", "forced"), [(REPORT, MIXED), (FOLDED, TRUE)], ids=["scanned", "folded"])
 def test_gradients_with_vectors_for_labels(clips, feedback, forced, size):
     variables = jax.tree.map(jnp.asarray, init_variables(RESIDUAL, 0, (H, W), size))
     vectors = change(clips, labels=draw((B, STEPS + 1, size), 5))
@@ -286,8 +312,9 @@ def test_the_first_step_is_always_forced(variables, clips, feedback):
         one[0], other[0] = True, False
         jax.tree.map(
             np.testing.assert_array_equal,
-            scanned(feedback, variables, clips, one), scanned(feedback, variables, clips, other),
-        )  # fmt: skip
+            scanned(feedback, variables, clips, one),
+            scanned(feedback, variables, clips, other),
+        )
 
 
 @pytest.mark.parametrize(
@@ -409,9 +436,13 @@ def test_the_residual_output_starts_from_the_first_frame_and_its_label(residual_
     changed = np.abs(predicted(residual_variables, first, other, 1.0, RESIDUAL) - frames)
     assert (changed[0].max(axis=(1, 2, 3)) > 0).all() and (changed[1] == 0).all()
     last = residual_variables["params"]["generator"]["layer_7"]
-    still = {**residual_variables, "params": {
-        **residual_variables["params"], "generator": {"layer_7": jax.tree.map(jnp.zeros_like, last)}
-    }}  # fmt: skip
+    still = {
+        **residual_variables,
+        "params": {
+            **residual_variables["params"],
+            "generator": {"layer_7": jax.tree.map(jnp.zeros_like, last)},
+        },
+    }
     nothing_drawn = predicted(still, first, labels, 1.0, RESIDUAL)
     np.testing.assert_array_equal(nothing_drawn, np.repeat(first[:, None], STEPS, axis=1))
 

@@ -18,9 +18,7 @@ from cvae_jax.schedules import (
 
 
 def beta(schedule, epoch, step=0, num_epochs=100, steps_per_epoch=10):
-    return schedule.value(
-        epoch=epoch, step=step, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
-    )
+    return schedule.value(epoch=epoch, step=step, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
 
 
 # Report form of beta
@@ -193,9 +191,7 @@ def test_what_each_kind_shares():
 
 @pytest.mark.parametrize("address", ["seed", "epoch", "batch"])
 def test_neighbouring_addresses_are_independent(address):
-    values = [
-        draw("step", num_steps=2000, **{address: value}) for value in (0, 1, 2, 2**32, 2**32 + 1)
-    ]
+    values = [draw("step", num_steps=2000, **{address: value}) for value in (0, 1, 2, 2**32, 2**32 + 1)]
     for i, one in enumerate(values):
         for other in values[:i]:
             # Agreement of two independent fair draws: standard deviation 0.011.
@@ -239,8 +235,7 @@ def test_decisions_use_the_ratio_of_the_epoch():
 def test_report_learning_rate_per_epoch():
     schedule = LearningRate()
     values = [
-        schedule.value(epoch=e, step=146 * e + 5, num_epochs=100, steps_per_epoch=146)
-        for e in range(100)
+        schedule.value(epoch=e, step=146 * e + 5, num_epochs=100, steps_per_epoch=146) for e in range(100)
     ]
     expected = [1e-6 + 0.5 * (1e-4 - 1e-6) * (1 + math.cos(math.pi * e / 100)) for e in range(100)]
     assert values == pytest.approx(expected, rel=1e-5)  # float32 of optax

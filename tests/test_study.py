@@ -28,9 +28,10 @@ def tiny_study():
     study.seeds = 2
     study.variants = ("none", "linear", "step_draws")
     study.changes = {
-        "none": {}, "linear": {"teacher_forcing": {"kind": "linear"}},
+        "none": {},
+        "linear": {"teacher_forcing": {"kind": "linear"}},
         "step_draws": {"teacher_forcing": {"draw": "step"}},
-    }  # fmt: skip
+    }
     study.figures.forcing = "none"
     study.figures.schedules, study.figures.schedules_scaled = ("none", "linear"), ()
     study.figures.decays = ("none", "linear", "step_draws")
@@ -55,9 +56,7 @@ def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path, monkeypatc
     study = tiny_study()
     traced = []
     made = training.make_train_step
-    monkeypatch.setattr(
-        training, "make_train_step", lambda parts: traced.append(parts) or made(parts)
-    )
+    monkeypatch.setattr(training, "make_train_step", lambda parts: traced.append(parts) or made(parts))
     rows = studies.conduct(study, tmp_path, jax.local_devices()[:2])
     assert sorted(runs_made) == sorted(f"{v}_{s}" for v in study.variants for s in (0, 1))
     assert len(traced) == 2  # one program for each device: these variants differ in schedules only

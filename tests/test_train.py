@@ -26,9 +26,7 @@ def tiny_config():
     config.num_epochs = 3
     config.batch_size = 4
     config.clip_length = 4
-    config.model.update(
-        frame_features=8, label_features=2, latent_channels=4, decoder_features=8
-    )
+    config.model.update(frame_features=8, label_features=2, latent_channels=4, decoder_features=8)
     config.loss.kl = "per_element"
     config.teacher_forcing.initial = 0.5
     config.learning_rate.peak = 1e-3
@@ -116,9 +114,7 @@ def test_one_device_equals_four(draw, fold_time):
         state = TrainState.create(variables, parts.optimizer)
         history = []
         for forced in ([1, 1, 1], [0, 0, 0], [1, 0, 1]):
-            controls = {
-                "seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3)
-            }  # fmt: skip
+            controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3)}
             if draw == "epoch":
                 controls["forced"] = np.array(forced, bool)
             split = devices.split(pad_to_devices(batch, count))
@@ -163,11 +159,23 @@ def test_run_compiles_its_step_once_and_resumes_bitwise(data, tmp_path, caplog):
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert len({row["learning_rate"] for row in rows}) == 3
     assert len({row["beta"] for row in rows}) > 1
-    assert all(row["train_loss"] == pytest.approx(row["recon"] + row["beta"] * row["kl"], rel=1e-3)
-               for row in rows)  # fmt: skip
-    expected = {"epoch", "step", "train_loss", "recon", "kl", "beta", "teacher_forcing_ratio",
-                "teacher_forced", "learning_rate", "val_loss", "val_psnr_prior",
-                "val_psnr_posterior"}  # fmt: skip
+    assert all(
+        row["train_loss"] == pytest.approx(row["recon"] + row["beta"] * row["kl"], rel=1e-3) for row in rows
+    )
+    expected = {
+        "epoch",
+        "step",
+        "train_loss",
+        "recon",
+        "kl",
+        "beta",
+        "teacher_forcing_ratio",
+        "teacher_forced",
+        "learning_rate",
+        "val_loss",
+        "val_psnr_prior",
+        "val_psnr_posterior",
+    }
     assert expected <= rows[0].keys()
     assert list(whole.glob("events.out.tfevents*"))
 
@@ -254,9 +262,11 @@ def test_step_with_a_non_finite_gradient_leaves_the_state_alone():
         "index": np.zeros((1, 4), np.int32),
     }
     controls = {
-        "seed": np.uint32(0), "beta": np.float32(np.inf), "learning_rate": np.float32(1e-3),
+        "seed": np.uint32(0),
+        "beta": np.float32(np.inf),
+        "learning_rate": np.float32(1e-3),
         "forced": np.zeros(3, bool),
-    }  # fmt: skip
+    }
     before = jax.tree.map(np.array, state)
     after, metrics = devices.map_update(make_train_step(parts))(state, batch, controls)
     assert not bool(metrics["finite"])
@@ -270,14 +280,20 @@ def test_the_old_state_makes_room_for_the_new_one():
     variables = init_variables(parts.model, 0, (16, 12))
     state = devices.place(TrainState.create(variables, parts.optimizer))
     step = devices.map_update(make_train_step(parts))
-    batch = devices.split({
-        "frames": np.zeros((4, 4, 16, 12, 3), np.uint8), "labels": np.zeros((4, 4, 16, 12, 3), np.uint8),
-        "mask": np.ones(4, np.float32), "index": np.arange(4, dtype=np.int32),
-    })  # fmt: skip
+    batch = devices.split(
+        {
+            "frames": np.zeros((4, 4, 16, 12, 3), np.uint8),
+            "labels": np.zeros((4, 4, 16, 12, 3), np.uint8),
+            "mask": np.ones(4, np.float32),
+            "index": np.arange(4, dtype=np.int32),
+        }
+    )
     controls = {
-        "seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3),
+        "seed": np.uint32(0),
+        "beta": np.float32(1),
+        "learning_rate": np.float32(1e-3),
         "forced": np.zeros(3, bool),
-    }  # fmt: skip
+    }
     state, _ = step(state, batch, controls)
     saved = jax.device_get(state)  # as a checkpoint that is still being written holds it
     copy = jax.tree.map(np.array, saved)
@@ -307,9 +323,13 @@ def test_an_epoch_does_not_wait_for_the_device(data, tmp_path, monkeypatch):
 
     run.devices.split = note("send", split)
     run.train_step = note("step", step)
-    monkeypatch.setattr(run, "_validate", lambda *_: dict.fromkeys(
-        ("val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene")
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        run,
+        "_validate",
+        lambda *_: dict.fromkeys(
+            ("val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene")
+        ),
+    )
     monkeypatch.setattr("cvae_jax.train.jax.device_get", note("fetch", fetch))
     monkeypatch.setattr(run.checkpoints, "save", lambda *_: None)
     run.finish()

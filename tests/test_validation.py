@@ -78,9 +78,7 @@ def test_what_the_posterior_says_does_not_depend_on_chunks_or_padding(parts):
                 )
     # The KL per element, times the elements, is the KL in nats.
     elements = SIZE[0] * SIZE[1] * parts.model.latent_channels
-    np.testing.assert_allclose(
-        whole[0].scores["kl_nats"], whole[0].scores["kl"] * elements, rtol=1e-5
-    )
+    np.testing.assert_allclose(whole[0].scores["kl_nats"], whole[0].scores["kl"] * elements, rtol=1e-5)
 
 
 def test_memory_does_not_grow_with_the_length(parts):
@@ -165,9 +163,7 @@ def test_the_summary_has_every_field(parts):
     prior, posterior = (rolled(parts, recordings, mode, 64) for mode in ("prior", "posterior"))
     fields = summary(prior, posterior, beta=2.0)
     assert tuple(fields) == SUMMARY_FIELDS
-    assert fields["val_psnr_gap"] == pytest.approx(
-        fields["val_psnr_posterior"] - fields["val_psnr_prior"]
-    )
+    assert fields["val_psnr_gap"] == pytest.approx(fields["val_psnr_posterior"] - fields["val_psnr_prior"])
     assert fields["val_kl_nats_per_frame"] == pytest.approx(posterior[0].scores["kl_nats"].mean())
 
 

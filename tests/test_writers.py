@@ -13,9 +13,13 @@ from cvae_jax.validation import Scored
 from cvae_jax.writers import Writers
 
 ROW = {
-    "epoch": 0, "step": 7, "train_loss": 0.5, "val_loss": None, "val_psnr_prior": 21.0,
+    "epoch": 0,
+    "step": 7,
+    "train_loss": 0.5,
+    "val_loss": None,
+    "val_psnr_prior": 21.0,
     "val_psnr_prior_by_scene": {"square": 21.0},
-}  # fmt: skip
+}
 
 
 def events(workdir):

@@ -274,9 +274,7 @@ def to_json(clips: dict[str, dict]) -> str:
         head = json.dumps({k: v for k, v in clip.items() if k != "keypoints"})[1:-1]
         rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in clip["keypoints"])
         parts.append(f'"{name}": {{{head}, "keypoints": [\n{rows}]}}')
-    about = (
-        "x and y in [0, 1] of the crop's width and height; crop is x0, y0, x1, y1 in video pixels"
-    )
+    about = "x and y in [0, 1] of the crop's width and height; crop is x0, y0, x1, y1 in video pixels"
     head = json.dumps({"about": about, "landmarks": pose.USED_LANDMARKS}, indent=None)[1:-1]
     return f'{{{head},\n"clips": {{\n' + ",\n".join(parts) + "}}\n"
 

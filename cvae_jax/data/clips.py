@@ -33,8 +33,7 @@ class Recording:
         vectors = labels.dtype == np.float32 and labels.ndim == 2
         if not vectors and (labels.dtype != np.uint8 or labels.ndim != 4 or labels.shape[-1] != 3):
             raise ValueError(
-                "labels must be uint8 (T, H, W, 3) or float32 (T, A), got "
-                f"{labels.dtype} {labels.shape}"
+                f"labels must be uint8 (T, H, W, 3) or float32 (T, A), got {labels.dtype} {labels.shape}"
             )
         fits = labels.shape[:1] == frames.shape[:1] if vectors else labels.shape == frames.shape
         if not fits:
@@ -63,9 +62,7 @@ def span(clip_length: int, frame_step: int) -> int:
     return (clip_length - 1) * frame_step + 1
 
 
-def windows(
-    lengths: list[int], clip_length: int, stride: int, frame_step: int = 1
-) -> np.ndarray:
+def windows(lengths: list[int], clip_length: int, stride: int, frame_step: int = 1) -> np.ndarray:
     """Return int (n, 2): (recording, first frame) of every clip that fits, `stride` frames apart.
 
     A clip takes every `frame_step`-th frame. It never straddles two recordings; frames that do not fill a

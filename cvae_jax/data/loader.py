@@ -166,11 +166,14 @@ def rollout_batches(
         own = rows[begin : begin + size]
         filled = own + own[:1] * (size - len(own))
         clips = [recordings[clip] for clip, _ in filled]
-        yield own, {
-            "frames": np.stack([extend(clip.frames, longest) for clip in clips]),
-            "labels": np.stack([extend(clip.labels, longest) for clip in clips]),
-            "mask": (np.arange(size) < len(own)).astype(np.float32),
-            "index": np.array([clip for clip, _ in filled], dtype=np.uint32),
-            "sample": np.array([sample for _, sample in filled], dtype=np.uint32),
-            "length": np.array([len(clip.frames) for clip in clips], dtype=np.int32),
-        }
+        yield (
+            own,
+            {
+                "frames": np.stack([extend(clip.frames, longest) for clip in clips]),
+                "labels": np.stack([extend(clip.labels, longest) for clip in clips]),
+                "mask": (np.arange(size) < len(own)).astype(np.float32),
+                "index": np.array([clip for clip, _ in filled], dtype=np.uint32),
+                "sample": np.array([sample for _, sample in filled], dtype=np.uint32),
+                "length": np.array([len(clip.frames) for clip in clips], dtype=np.int32),
+            },
+        )

@@ -64,9 +64,7 @@ LIMBS: tuple[Limb, ...] = (
     Limb("shoulders", ("left_shoulder", "right_shoulder"), (144, 144, 144)),
     Limb("hips", ("left_hip", "right_hip"), (144, 64, 208)),
     Limb("left_leg", ("left_hip", "left_knee", "left_ankle", "left_foot_index"), (255, 160, 0)),
-    Limb(
-        "right_leg", ("right_hip", "right_knee", "right_ankle", "right_foot_index"), (0, 224, 208)
-    ),
+    Limb("right_leg", ("right_hip", "right_knee", "right_ankle", "right_foot_index"), (0, 224, 208)),
     Limb("left_arm", ("left_shoulder", "left_elbow", "left_wrist"), (255, 48, 48)),
     Limb("right_arm", ("right_shoulder", "right_elbow", "right_wrist"), (48, 96, 255)),
 )

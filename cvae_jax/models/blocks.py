@@ -77,9 +77,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w o"]:
         y = Convolution("conv3x3", self.features, self.formulation, name="conv1")(x)
-        y = Convolution("conv3x3", self.features, self.formulation, name="conv2")(
-            leaky_relu(y, 0.01)
-        )
+        y = Convolution("conv3x3", self.features, self.formulation, name="conv2")(leaky_relu(y, 0.01))
         y = leaky_relu(y, 0.01)
         if x.shape[-1] != self.features:
             x = Convolution("dense", self.features, self.formulation, name="skip")(x)

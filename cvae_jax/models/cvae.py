@@ -85,9 +85,7 @@ class GaussianPredictor(nn.Module):
     formulation: str
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "n h w i"]
-    ) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
+    def __call__(self, x: Float[Array, "n h w i"]) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
         n = self.latents
         x = ResidualBlock(n // 4, self.formulation, name="layer_0")(x)
         x = DepthConvBlock(n // 4, self.formulation, name="layer_1")(x)
@@ -280,8 +278,6 @@ def init_variables(
         if isinstance(next(iter(tree.values())), dict):
             return {name: fill(branch) for name, branch in sorted(tree.items())}
         constants = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
-        return {
-            name: np.full(leaf.shape, constants[name], np.float32) for name, leaf in tree.items()
-        }
+        return {name: np.full(leaf.shape, constants[name], np.float32) for name, leaf in tree.items()}
 
     return {"batch_stats": {}} | fill(shapes)

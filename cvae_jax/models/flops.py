@@ -29,8 +29,11 @@ def training_flops(params: PyTree, pixels: int, teacher_forced: bool = True) -> 
       teacher_forced: whether the previous frame is the true one.
     """
     counts = multiply_adds(params)
-    first_layers = [params[FRAME]["layer_0"]["conv1"], params[FRAME]["layer_0"]["skip"],
-                    params[LABEL]["layer_1"]]  # fmt: skip
+    first_layers = [
+        params[FRAME]["layer_0"]["conv1"],
+        params[FRAME]["layer_0"]["skip"],
+        params[LABEL]["layer_1"],
+    ]
     total = 3 * sum(counts.values()) - _kernel_weights(first_layers)
     if not teacher_forced:
         total += counts[FRAME]

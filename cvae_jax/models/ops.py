@@ -246,9 +246,7 @@ def _sum_of_shifts(x: Array, tap: Callable[[Array, int, int], Array]) -> Array:
     """Sum over the 3x3 neighbours (i, j) of each pixel of tap(neighbour, i, j), zeros around the image."""
     height, width = x.shape[1:3]
     padded = _pad(x)
-    taps = [
-        tap(padded[:, i : i + height, j : j + width], i, j) for i in range(3) for j in range(3)
-    ]
+    taps = [tap(padded[:, i : i + height, j : j + width], i, j) for i in range(3) for j in range(3)]
     return sum(taps[1:], start=taps[0])
 
 
@@ -282,9 +280,7 @@ def _depthwise_kernel_gradient(x: Array, g: Array) -> Array:
         g_row = lax.dynamic_slice(g, (image, row, 0, 0), (1, 1, width, channels))
         x_rows = lax.dynamic_slice(padded, (image, row, 0, 0), (1, 3, width + 2, channels))
         return tuple(
-            sums[3 * i + j] + x_rows[:, i : i + 1, j : j + width] * g_row
-            for i in range(3)
-            for j in range(3)
+            sums[3 * i + j] + x_rows[:, i : i + 1, j : j + width] * g_row for i in range(3) for j in range(3)
         )
 
     zeros = tuple(jnp.zeros((1, 1, width, channels), jnp.float32) for _ in range(9))

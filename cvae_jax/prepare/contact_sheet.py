@@ -33,9 +33,7 @@ def draw_sheet(cells: list[Image.Image]) -> Image.Image:
     width, height = max(cell.width for cell in cells), cells[0].height
     columns = min(COLUMNS, len(cells))
     rows = math.ceil(len(cells) / columns)
-    sheet = Image.new(
-        "RGB", (columns * (width + 2 * GAP), rows * (height + 2 * GAP)), (BACKGROUND,) * 3
-    )
+    sheet = Image.new("RGB", (columns * (width + 2 * GAP), rows * (height + 2 * GAP)), (BACKGROUND,) * 3)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         sheet.paste(cell, (column * (width + 2 * GAP) + GAP, row * (height + 2 * GAP) + GAP))
@@ -61,9 +59,7 @@ def draw_cell(sample: Sample, crop: Box) -> Image.Image:
     ImageDraw.Draw(shown).rectangle(corners, outline=CROP_COLOR, width=2)
     parts = [shown, *(_enlarged(image) for image in (sample.frame, sample.label))]
     inner = sum(part.width for part in parts) + GAP * (len(parts) - 1)
-    cell = Image.new(
-        "RGB", (max(inner, text_width(sample.caption)), BAR + HEIGHT), (BACKGROUND,) * 3
-    )
+    cell = Image.new("RGB", (max(inner, text_width(sample.caption)), BAR + HEIGHT), (BACKGROUND,) * 3)
     write(cell, cell.width // 2, BAR // 2, sample.caption)
     left = (cell.width - inner) // 2
     for part in parts:

@@ -25,18 +25,42 @@ FARTHEST = 10  # heights or widths of the picture: a landmark that far outside w
 
 # OpenPose's numbers of our landmarks.
 _UPPER = {
-    "nose": 0, "right_shoulder": 2, "right_elbow": 3, "right_wrist": 4,
-    "left_shoulder": 5, "left_elbow": 6, "left_wrist": 7,
-}  # fmt: skip
+    "nose": 0,
+    "right_shoulder": 2,
+    "right_elbow": 3,
+    "right_wrist": 4,
+    "left_shoulder": 5,
+    "left_elbow": 6,
+    "left_wrist": 7,
+}
 BODY_25 = _UPPER | {
-    "right_hip": 9, "right_knee": 10, "right_ankle": 11, "left_hip": 12, "left_knee": 13, "left_ankle": 14,
-    "right_eye": 15, "left_eye": 16, "right_ear": 17, "left_ear": 18, "left_foot_index": 19,
-    "left_heel": 21, "right_foot_index": 22, "right_heel": 24,
-}  # fmt: skip
+    "right_hip": 9,
+    "right_knee": 10,
+    "right_ankle": 11,
+    "left_hip": 12,
+    "left_knee": 13,
+    "left_ankle": 14,
+    "right_eye": 15,
+    "left_eye": 16,
+    "right_ear": 17,
+    "left_ear": 18,
+    "left_foot_index": 19,
+    "left_heel": 21,
+    "right_foot_index": 22,
+    "right_heel": 24,
+}
 COCO_18 = _UPPER | {
-    "right_hip": 8, "right_knee": 9, "right_ankle": 10, "left_hip": 11, "left_knee": 12, "left_ankle": 13,
-    "right_eye": 14, "left_eye": 15, "right_ear": 16, "left_ear": 17,
-}  # fmt: skip
+    "right_hip": 8,
+    "right_knee": 9,
+    "right_ankle": 10,
+    "left_hip": 11,
+    "left_knee": 12,
+    "left_ankle": 13,
+    "right_eye": 14,
+    "left_eye": 15,
+    "right_ear": 16,
+    "left_ear": 17,
+}
 
 
 def read_keypoints(path: Path, num_frames: int, size: tuple[int, int]) -> np.ndarray:

@@ -103,9 +103,7 @@ def _set_up(folder: Path, interpreter: str) -> None:
         _run([interpreter, "-m", "venv", str(work)], "making a virtual environment", None)
         pip = [str(work / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
         pip += ["--no-input", "--retries=2", "--no-deps", "--only-binary=:all:", "-r", str(REQUIREMENTS)]
-        with tqdm(
-            desc="Fetching", total=len(lines), unit="package", file=sys.stderr, leave=False
-        ) as bar:
+        with tqdm(desc="Fetching", total=len(lines), unit="package", file=sys.stderr, leave=False) as bar:
             _run(pip, "installing MediaPipe with pip", bar)
         check = [str(work / "bin" / "python"), "-c", "import mediapipe.python.solutions.pose"]
         _run(check, "importing MediaPipe", None)

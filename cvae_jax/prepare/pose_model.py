@@ -74,9 +74,11 @@ class PoseModel:
         scale = where.side / max(x1 - x0, y1 - y0)
         size = (max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale)))
         shown = (
-            max(x0, where.inside[0]), max(y0, where.inside[1]),
-            min(x1, where.inside[2]), min(y1, where.inside[3]),
-        )  # fmt: skip
+            max(x0, where.inside[0]),
+            max(y0, where.inside[1]),
+            min(x1, where.inside[2]),
+            min(y1, where.inside[3]),
+        )
         part = (max(1, round((shown[2] - shown[0]) * scale)), max(1, round((shown[3] - shown[1]) * scale)))
         small = Image.new("RGB", size, GRAY)
         if shown[0] < shown[2] and shown[1] < shown[3]:
@@ -139,9 +141,13 @@ def _worker(python: Path) -> Iterator[_Worker]:
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                [python, "-u", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                env=environment, start_new_session=True,
-            )  # fmt: skip
+                [python, "-u", WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,
+            )
         except OSError as error:
             raise UserError(
                 f"The pose model's {python} cannot be started ({error.strerror}): delete its environment so "

@@ -127,9 +127,7 @@ def find_clip(settings: Settings) -> Clip:
         landmarks[start:stop] = poses.steady(landmarks[start:stop])
     stretches = divide(known, settings.validation, settings.test)
     inside = np.concatenate([landmarks[s.start : s.stop] for s in stretches])
-    crop, frame_size = choose_crop(
-        inside, footage.size, settings.crop, settings.margin, settings.frame_size
-    )
+    crop, frame_size = choose_crop(inside, footage.size, settings.crop, settings.margin, settings.frame_size)
     sides = np.array((crop[2] - crop[0], crop[3] - crop[1]))
     keypoints = np.round((landmarks - crop[:2]) / sides, DECIMALS)
     return Clip(footage, timing, landmarks, keypoints, missing, crop, frame_size, stretches)
@@ -188,11 +186,17 @@ def write(clip: Clip, settings: Settings) -> None:
         store.prepare(
             out,
             lambda folder: prepared.Prepared(
-                scene=described["scene"], stretches=splits, frames=iter(frames), label=frames.label,
-                frame_size=clip.frame_size, data_dir=folder,
+                scene=described["scene"],
+                stretches=splits,
+                frames=iter(frames),
+                label=frames.label,
+                frame_size=clip.frame_size,
+                data_dir=folder,
             ),
-            "--out", add=add, overwrite=settings.overwrite,
-        )  # fmt: skip
+            "--out",
+            add=add,
+            overwrite=settings.overwrite,
+        )
     except FileExistsError as error:
         raise UserError(
             f"{out} has been written by another program meanwhile: give --out another folder."
@@ -211,9 +215,7 @@ class _Frames:
         moments = np.array([t for t, _ in self._names])
         sampled = set(np.linspace(0, len(moments) - 1, SAMPLES).round().astype(int).tolist())
         pictures = self.clip.footage.pictures(self.clip.timing.indices[moments])
-        bar = tqdm(
-            pictures, desc="Writing", total=len(moments), unit="frame", file=sys.stderr, leave=False
-        )
+        bar = tqdm(pictures, desc="Writing", total=len(moments), unit="frame", file=sys.stderr, leave=False)
         for number, picture in enumerate(bar):
             frame = _cut(picture, self.clip.crop, self.clip.frame_size)
             if number in sampled:
@@ -273,9 +275,7 @@ def describe(clip: Clip, settings: Settings) -> dict[str, Any]:
 
 
 def _plain(values: np.ndarray) -> Any:
-    return [
-        [[None if np.isnan(v) else float(v) for v in joint] for joint in frame] for frame in values
-    ]
+    return [[[None if np.isnan(v) else float(v) for v in joint] for joint in frame] for frame in values]
 
 
 def _hash(footage: Footage) -> str:

@@ -21,9 +21,18 @@ from cvae_jax.report.compare import OF_THE_RUN, refuse_other_protocol
 from cvae_jax.report.tables import markdown_table
 
 _HEADER = (
-    "variant", "seeds", "prior (dB)", "95 %", "minus {}", "95 %", "posterior † (dB)", "posterior - prior",
-    "SSIM, prior", "KL (nats/frame)", "active units",
-)  # fmt: skip
+    "variant",
+    "seeds",
+    "prior (dB)",
+    "95 %",
+    "minus {}",
+    "95 %",
+    "posterior † (dB)",
+    "posterior - prior",
+    "SSIM, prior",
+    "KL (nats/frame)",
+    "active units",
+)
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, tuple[float, float] | None]:
@@ -47,8 +56,7 @@ def summarise(study: ConfigDict, runs: Sequence[Any]) -> list[dict]:
     parameters, order of the data and noise.
     """
     found = {
-        name: {run.seed: _final(study, run) for run in runs if run.variant == name}
-        for name in study.variants
+        name: {run.seed: _final(study, run) for run in runs if run.variant == name} for name in study.variants
     }
     rows, above = [], None
     for name, by_seed in found.items():
@@ -94,9 +102,7 @@ def _difference(here: dict[int, dict], there: dict[int, dict | None]) -> dict | 
     return _entry([here[seed]["prior"] - there[seed]["prior"] for seed in both])
 
 
-def write(
-    study: ConfigDict, workdir: Path, runs: Sequence[Any], baselines: dict[str, dict]
-) -> list[dict]:
+def write(study: ConfigDict, workdir: Path, runs: Sequence[Any], baselines: dict[str, dict]) -> list[dict]:
     """Write report.md, report.html, results.json and figures/ into the study's folder; return the rows."""
     rows = summarise(study, runs)
     pictures = draw(study, workdir / "figures", runs)
@@ -125,8 +131,7 @@ def shared_protocol(study: ConfigDict, runs: Sequence[Any]) -> dict:
     for name, other in others:
         refuse_other_protocol(first, reference, name, other)
     told = {
-        field: sorted({str(protocol.get(field)) for protocol in protocols.values()})
-        for field in OF_THE_RUN
+        field: sorted({str(protocol.get(field)) for protocol in protocols.values()}) for field in OF_THE_RUN
     }
     return reference | {field: ", ".join(values) for field, values in told.items()}
 
@@ -149,25 +154,50 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Any]) -> list[tuple[str
         drawn.append((f"figures/{file}", caption))
 
     for name in asked("forcing"):
-        add("1_teacher_forcing.png", f"Figure 1. Teacher-forcing ratio and training loss of `{name}`.",
-            figures.save_forcing, name, course([name])[name])  # fmt: skip
+        add(
+            "1_teacher_forcing.png",
+            f"Figure 1. Teacher-forcing ratio and training loss of `{name}`.",
+            figures.save_forcing,
+            name,
+            course([name])[name],
+        )
     for suffix, names in (("", asked("schedules")), ("_scaled", asked("schedules_scaled"))):
         if not names:
             continue
         which = " with the KL per latent element and a small weight" if suffix else ""
-        add(f"2_schedules{suffix}.png", f"Figure 2. The schedules of beta{which}, and the training loss.",
-            figures.save_schedules, course(names))  # fmt: skip
-        add(f"3_validation{suffix}.png", f"Figure 3. Validation loss and PSNR{which}.",
-            figures.save_validation, course(names))  # fmt: skip
+        add(
+            f"2_schedules{suffix}.png",
+            f"Figure 2. The schedules of beta{which}, and the training loss.",
+            figures.save_schedules,
+            course(names),
+        )
+        add(
+            f"3_validation{suffix}.png",
+            f"Figure 3. Validation loss and PSNR{which}.",
+            figures.save_validation,
+            course(names),
+        )
         curves = per_frame_curves(names, runs)
         if curves:
-            add(f"4_per_frame{suffix}.png", f"Figure 4. PSNR per frame of the validation sequence{which}.",
-                figures.save_per_frame, curves)  # fmt: skip
+            add(
+                f"4_per_frame{suffix}.png",
+                f"Figure 4. PSNR per frame of the validation sequence{which}.",
+                figures.save_per_frame,
+                curves,
+            )
     if asked("decays"):
-        add("5_decays.png", "Figure 5. Decays of the teacher-forcing ratio, and draws per step.",
-            figures.save_decays, course(asked("decays")))  # fmt: skip
-    add("6_latents.png", "Figure 6. What the latents carry.",
-        figures.save_latents, course(list(study.variants)))  # fmt: skip
+        add(
+            "5_decays.png",
+            "Figure 5. Decays of the teacher-forcing ratio, and draws per step.",
+            figures.save_decays,
+            course(asked("decays")),
+        )
+    add(
+        "6_latents.png",
+        "Figure 6. What the latents carry.",
+        figures.save_latents,
+        course(list(study.variants)),
+    )
     return drawn
 
 
@@ -191,9 +221,12 @@ def per_frame_curves(
 
 
 def render(
-    study: ConfigDict, rows: list[dict], baselines: dict[str, dict], pictures: list[tuple[str, str]],
+    study: ConfigDict,
+    rows: list[dict],
+    baselines: dict[str, dict],
+    pictures: list[tuple[str, str]],
     protocol: dict,
-) -> str:  # fmt: skip
+) -> str:
     """Return the report as Markdown."""
     base = study.base
     parts = [
@@ -210,8 +243,10 @@ def render(
         "### Baselines on the same frames",
         markdown_table(
             ("", "PSNR (dB)", "SSIM"),
-            [(name + (" †" if row["sees_target"] else ""), f"{row['psnr']:.2f}", f"{row['ssim']:.3f}")
-             for name, row in baselines.items()],
+            [
+                (name + (" †" if row["sees_target"] else ""), f"{row['psnr']:.2f}", f"{row['ssim']:.3f}")
+                for name, row in baselines.items()
+            ],
         ),
         "## Figures",
         *(f"![{caption}]({file})\n\n{caption}" for file, caption in pictures),
@@ -219,10 +254,9 @@ def render(
         "\n".join(f"- {key}: {_short(value)}" for key, value in protocol.items()),
         "## Variants",
         "\n".join(
-            f"- `{name}`: {_changes(study.changes[name].to_dict()) or 'the base'}"
-            for name in study.variants
+            f"- `{name}`: {_changes(study.changes[name].to_dict()) or 'the base'}" for name in study.variants
         ),
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -241,10 +275,16 @@ def table(study: ConfigDict, rows: list[dict]) -> str:
             cells += _with_interval(row.get("difference"), sign="+")
         if study.steps:
             cells += _with_interval(row.get("step"), sign="+")
-        lines.append(cells + [
-            _mean(row.get("posterior"), 2), _mean(row.get("gap"), 3), _mean(row.get("ssim"), 3),
-            _mean(row.get("kl_nats_per_frame"), 2), _mean(row.get("active_units_share"), 3),
-        ])  # fmt: skip
+        lines.append(
+            cells
+            + [
+                _mean(row.get("posterior"), 2),
+                _mean(row.get("gap"), 3),
+                _mean(row.get("ssim"), 3),
+                _mean(row.get("kl_nats_per_frame"), 2),
+                _mean(row.get("active_units_share"), 3),
+            ]
+        )
     return markdown_table(header, lines)
 
 

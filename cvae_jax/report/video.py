@@ -33,9 +33,7 @@ def save_mp4(
     layout = Columns.of(columns, scale)
     width, height = (side + side % 2 for side in layout.captions.size)
     with replacing(path) as partial:
-        with iio.imopen(
-            partial, "w", plugin="pyav", extension=".mp4", container="mp4"
-        ) as film:
+        with iio.imopen(partial, "w", plugin="pyav", extension=".mp4", container="mp4") as film:
             film.init_video_stream(CODEC, fps=float(fps), pixel_format=PIXEL_FORMAT)
             for index in range(layout.count):
                 canvas = Image.new("RGB", (width, height), (BACKGROUND,) * 3)

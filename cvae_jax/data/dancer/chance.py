@@ -23,9 +23,7 @@ def smooth_noise(address: tuple[int, ...], time: int, spacing: int, channels: in
     A cubic B-spline over one independent normal value per channel every `spacing` units of time.
     """
     knot, u = divmod(time / spacing, 1.0)
-    weights = np.array(
-        [(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3]
-    )
+    weights = np.array([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3])
     values = np.stack([_knot(address, int(knot) + offset, channels) for offset in range(4)])
     return (weights / np.sqrt(np.sum(weights**2))) @ values
 

@@ -84,10 +84,15 @@ class Choreography:
         facing = math.remainder(yaw, 2 * math.pi)
         look = -0.6 * facing if abs(facing) < 1.2 else 0.0  # to the camera, where it is near
         return Posture(
-            x, depth, yaw, legs, feet, self._arms(frame),
+            x,
+            depth,
+            yaw,
+            legs,
+            feet,
+            self._arms(frame),
             head_yaw=look * 0.7 + 0.25 * float(noise[2]),
             head_pitch=0.10 * bob + 0.08 * float(noise[3]),
-        )  # fmt: skip
+        )
 
     def _arms(self, frame: int) -> Arms:
         address = (*self.address, ARMS)
@@ -97,9 +102,7 @@ class Choreography:
         rest = moves.between(before, after, ease(u))
         return moves.between(rest, move(u, style), ease(u / 0.33) * ease((1 - u) / 0.33))
 
-    def _travel(
-        self, start: Place, end: Place, u: float
-    ) -> tuple[float, float, float, tuple[Foot, Foot]]:
+    def _travel(self, start: Place, end: Place, u: float) -> tuple[float, float, float, tuple[Foot, Foot]]:
         """Return x, depth and facing of the body, and the feet, on the way between two places."""
         turn = math.remainder(end.yaw - start.yaw, 2 * math.pi)
         way = (end.x - start.x) * self.room

@@ -16,7 +16,7 @@ from cvae_jax.data.dancer.body import (
     SPINE,
     Body,
     Camera,
-)  # fmt: skip
+)
 from cvae_jax.data.dancer.look import Color, Look, mix, shaded
 
 # The torso's outline: height over the hips, half width, half depth.
@@ -105,11 +105,13 @@ class _Painter:
             nx, ny = -dy / length * self.unit, dx / length * self.unit
             self.draw.polygon(
                 [
-                    (start[0] + r1 * nx, start[1] + r1 * ny), (end[0] + r2 * nx, end[1] + r2 * ny),
-                    (end[0] - r2 * nx, end[1] - r2 * ny), (start[0] - r1 * nx, start[1] - r1 * ny),
+                    (start[0] + r1 * nx, start[1] + r1 * ny),
+                    (end[0] + r2 * nx, end[1] + r2 * ny),
+                    (end[0] - r2 * nx, end[1] - r2 * ny),
+                    (start[0] - r1 * nx, start[1] - r1 * ny),
                 ],
                 fill=color,
-            )  # fmt: skip
+            )
 
     def band(self, start: np.ndarray, end: np.ndarray, radius: float, color: Color) -> None:
         """A flat stripe around a limb, from start to end along it."""
@@ -206,10 +208,11 @@ class _Painter:
             a, b = k / PANELS, (k + 1) / PANELS
             sag = [0.03 * unit * 4 * s * (1 - s) for s in (a, b)]
             quad = [
-                waist + ((2 * a - 1) * wide, 0), waist + ((2 * b - 1) * wide, 0),
+                waist + ((2 * a - 1) * wide, 0),
+                waist + ((2 * b - 1) * wide, 0),
                 hem_left + b * (hem_right - hem_left) + (0, sag[1]),
                 hem_left + a * (hem_right - hem_left) + (0, sag[0]),
-            ]  # fmt: skip
+            ]
             color = shaded(self.look.skirt[k % 2], 1.0 + 0.14 * self.light * (a + b - 1))
             self.draw.polygon([tuple(p) for p in quad], fill=color)
 

@@ -78,5 +78,3 @@ class Look:
             scarf_length=float(rng.uniform(0.26, 0.34)),
             window_left=bool(rng.integers(2)),
         )
-
-

@@ -149,8 +149,19 @@ def _swing(u: float, style: Style) -> Arms:
 
 
 ARM_MOVES: tuple[Callable[[float, Style], Arms], ...] = (
-    _wave, _wave_both, _flap, _snake, _raise, _reach, _goalpost, _clap, _punch, _disco, _windmill, _swing,
-)  # fmt: skip
+    _wave,
+    _wave_both,
+    _flap,
+    _snake,
+    _raise,
+    _reach,
+    _goalpost,
+    _clap,
+    _punch,
+    _disco,
+    _windmill,
+    _swing,
+)
 
 
 @dataclasses.dataclass
@@ -277,5 +288,15 @@ def _tap(u: float, style: Style) -> Legs:
 
 
 LEG_MOVES: tuple[Callable[[float, Style], Legs], ...] = (
-    _groove, _groove, _twisting, _squat, _kick, _side_kick, _march, _jump, _jack, _lunge, _tap,
-)  # fmt: skip
+    _groove,
+    _groove,
+    _twisting,
+    _squat,
+    _kick,
+    _side_kick,
+    _march,
+    _jump,
+    _jack,
+    _lunge,
+    _tap,
+)

@@ -68,10 +68,12 @@ class Scene:
     def _label(self, keypoints: np.ndarray) -> np.ndarray:
         unit = self.camera.scale / self.frame_size[1]
         return draw_pose(
-            keypoints, frame_size=self.frame_size,
-            line_width=LINE_WIDTH * unit, head_radius=HEAD_RADIUS * unit,
+            keypoints,
+            frame_size=self.frame_size,
+            line_width=LINE_WIDTH * unit,
+            head_radius=HEAD_RADIUS * unit,
             oversampling=2 * self.oversampling,
-        )  # fmt: skip
+        )
 
     def frame(self, split: str, sequence: int, index: int) -> np.ndarray:
         """Return the frame, uint8 (H, W, 3)."""

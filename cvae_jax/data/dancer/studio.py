@@ -31,16 +31,16 @@ def paint_studio(seed: int, look: Look, camera: Camera, oversampling: int) -> Im
     def box(x: float, low: float | int, w: float, high: float) -> tuple[float, float, float, float]:
         """Pixels of a rectangle on the wall: middle and heights over the wall's foot in body heights."""
         return (
-            width / 2 + unit * (x - w / 2), foot - unit * high,
-            width / 2 + unit * (x + w / 2), foot - unit * low,
-        )  # fmt: skip
+            width / 2 + unit * (x - w / 2),
+            foot - unit * high,
+            width / 2 + unit * (x + w / 2),
+            foot - unit * low,
+        )
 
     side = -1.0 if look.window_left else 1.0
     shade = np.linspace(1.06, 0.86, width)[:: -1 if side > 0 else 1][None, :, None]
     falling = np.linspace(1.0, 0.93, height)[:, None, None]
-    canvas = Image.fromarray(
-        np.clip(np.array(look.wall) * shade * falling, 0, 255).astype(np.uint8)
-    )
+    canvas = Image.fromarray(np.clip(np.array(look.wall) * shade * falling, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas, "RGBA")
     stripe = 0.11
     for k in range(math.ceil(half / stripe) + 1):  # wallpaper

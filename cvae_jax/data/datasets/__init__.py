@@ -52,8 +52,7 @@ def load(
     """
     if name not in LOADERS:
         raise UserError(
-            f"There is no data set named {name}: set --config.data.name to one of "
-            f"{', '.join(LOADERS)}."
+            f"There is no data set named {name}: set --config.data.name to one of {', '.join(LOADERS)}."
         )
     return LOADERS[name](
         data_dir=data_dir, cache_dir=cache_dir, frame_size=frame_size, **options.get(name, {})

@@ -26,9 +26,7 @@ def require_folder(name: str, data_dir: str | None, expected: str) -> pathlib.Pa
         )
     folder = pathlib.Path(data_dir)
     if not folder.is_dir():
-        raise UserError(
-            f"There is no folder {folder}: give --config.data.dir the folder with {expected}."
-        )
+        raise UserError(f"There is no folder {folder}: give --config.data.dir the folder with {expected}.")
     return folder
 
 
@@ -61,9 +59,7 @@ def find_tfds(root: pathlib.Path, name: str) -> pathlib.Path | None:
     """Return the folder under root that TFDS prepared the data set `name` in: the newest version, or None."""
     places = [root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))]
     found = [
-        place
-        for place in places
-        if (place / "dataset_info.json").is_file() and any(place.glob(f"{name}-*"))
+        place for place in places if (place / "dataset_info.json").is_file() and any(place.glob(f"{name}-*"))
     ]
     return found[-1] if found else None
 

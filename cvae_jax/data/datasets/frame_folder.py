@@ -119,9 +119,7 @@ def find_pairs(data_dir: str | None) -> dict[str, list[Pair]]:
         _, frame_folder, label_folder = FOLDERS[split]
         for folder in (frame_folder, label_folder):
             if not (root / folder).is_dir():
-                raise UserError(
-                    f"The data folder {root} lacks the sub-folder {folder}: {expected}."
-                )
+                raise UserError(f"The data folder {root} lacks the sub-folder {folder}: {expected}.")
         frames, labels = _numbered(root / frame_folder), _numbered(root / label_folder)
         for number in sorted(frames.keys() ^ labels.keys()):
             if number in frames:
@@ -160,9 +158,7 @@ def _numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
     return found
 
 
-def read_image(
-    path: pathlib.Path, frame_size: tuple[int, int]
-) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image(path: pathlib.Path, frame_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """One image as uint8 (H, W, 3) at frame_size (H, W), and the (width, height) of its file.
 
     Resized bilinearly with antialiasing. Raises UserError if the image cannot be decoded.
@@ -227,18 +223,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _content_key(
-    root: pathlib.Path, pairs: dict[str, list[Pair]], frame_size: tuple[int, int]
-) -> str:
+def _content_key(root: pathlib.Path, pairs: dict[str, list[Pair]], frame_size: tuple[int, int]) -> str:
     """A name for the files' content and names, whatever folder they lie in, and the frame size."""
 
     def hash_file(path: pathlib.Path) -> bytes:
         try:
             return hashlib.blake2b(path.read_bytes()).digest()
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}): make the file readable."
-            ) from error
+            raise UserError(f"{path} cannot be read ({error.strerror}): make the file readable.") from error
 
     paths = [path for split in FOLDERS for pair in pairs[split] for path in pair]
     digest = hashlib.blake2b(f"{FORMAT} {frame_size}".encode(), digest_size=16)
@@ -262,9 +254,7 @@ class _Pool:
         self.executor.shutdown(cancel_futures=True)
         self.bar.close()
 
-    def map(
-        self, work: Callable[[pathlib.Path], Result], paths: list[pathlib.Path]
-    ) -> list[Result]:
+    def map(self, work: Callable[[pathlib.Path], Result], paths: list[pathlib.Path]) -> list[Result]:
         """The results in the order of the paths; the first error in that order is raised."""
         results = []
         for result in self.executor.map(work, paths):

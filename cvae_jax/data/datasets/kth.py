@@ -56,9 +56,7 @@ class Kth(RecordingsBuilder):
 
     splits = tuple(PERSONS)
 
-    def __init__(
-        self, *, videos: list[Video], label_size: int, eval_frames: int, **keywords: Any
-    ) -> None:
+    def __init__(self, *, videos: list[Video], label_size: int, eval_frames: int, **keywords: Any) -> None:
         self.videos, self.label_size, self.eval_frames = videos, label_size, eval_frames
         super().__init__(**keywords)
 

@@ -147,9 +147,7 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
 
 def _enlarged(digits: np.ndarray) -> np.ndarray:
     side = (DIGIT, DIGIT)
-    return np.stack(
-        [np.asarray(Image.fromarray(d).resize(side, Image.Resampling.BILINEAR)) for d in digits]
-    )
+    return np.stack([np.asarray(Image.fromarray(d).resize(side, Image.Resampling.BILINEAR)) for d in digits])
 
 
 def load(
