@@ -10,7 +10,7 @@ help:
 	@echo "make test   run the fast tests"
 	@echo "make bench  compare speed and memory with PyTorch (half an hour; BENCH=--quick: minutes)"
 	@echo "make bench-loader  compare the loaders with PyTorch's (ten minutes; BENCH=--quick: two)"
-	@echo "make lint   check the style"
+	@echo "make lint   check the style, the formatting and the types"
 	@echo "make clean  remove caches (never runs/ or data/)"
 
 $(VENV)/.runtime: requirements.txt constraints.txt
@@ -44,7 +44,9 @@ bench-loader: $(VENV)/.dev
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 clean:
-	rm -rf .pytest_cache .ruff_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from cvae_jax import platform
+from cvae_jax.runtime import platform
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 platform.prepare(restart=__name__ == "__main__")

@@ -39,9 +39,9 @@ from benchmarks.run import (  # noqa: E402
     with_loader_section,
     write,
 )
-from cvae_jax.cli import fail, guarded  # noqa: E402
 from cvae_jax.data.clips import Recording  # noqa: E402
 from cvae_jax.data.datasets import dancer, frame_folder  # noqa: E402
+from cvae_jax.runtime.cli import fail, guarded  # noqa: E402
 
 LAB_FRAMES, LAB_VALIDATION = 23410, 630
 ROUNDS, QUICK_ROUNDS = 7, 3
@@ -60,11 +60,11 @@ def render(folder: Path, frames: int) -> Path:
         data_dir=None,
         cache_dir=str(folder / "painted"),
         frame_size=None,
-        seed=0,
-        train_frames=frames,
-        validation_frames=max(1, round(frames * LAB_VALIDATION / LAB_FRAMES)),
-        test_sequences=0,
-        test_frames=0,
+        options=dancer.Options(
+            train_frames=frames,
+            validation_frames=max(2, round(frames * LAB_VALIDATION / LAB_FRAMES)),
+            test_sequences=0,
+        ),
     )
     work = Path(tempfile.mkdtemp(prefix=f".{made.name}.", dir=folder))
     try:

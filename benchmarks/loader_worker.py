@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae_jax import platform
+from cvae_jax.runtime import platform
 
 BATCH, FRAMES = 10, 16
 STUB_SIZE = 256  # of the matrices that the stand-in for a training step multiplies
@@ -77,7 +77,7 @@ class Ours:
 
         from cvae_jax.data.datasets import frame_folder
         from cvae_jax.data.loader import TrainLoader
-        from cvae_jax.parallel import Devices
+        from cvae_jax.runtime.devices import Devices
 
         recordings = frame_folder.load(data_dir=str(folder), cache_dir=str(cache), frame_size=None)["train"]
         self.jax = jax
@@ -88,7 +88,7 @@ class Ours:
         self.epoch = 0
 
     def _to_device(self) -> Iterator[dict]:
-        from cvae_jax.parallel import prefetch
+        from cvae_jax.runtime.devices import prefetch
 
         self.epoch += 1
         return prefetch(self.devices.split(batch) for batch in self.loader.batches(self.epoch))

@@ -30,9 +30,9 @@ sys.path.insert(0, str(ROOT))
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks.worker import HEIGHT, WIDTH  # noqa: E402
-from cvae_jax import platform  # noqa: E402
-from cvae_jax.cli import fail  # noqa: E402
-from cvae_jax.files import replacing  # noqa: E402
+from cvae_jax.runtime import platform  # noqa: E402
+from cvae_jax.runtime.cli import fail  # noqa: E402
+from cvae_jax.runtime.files import replacing  # noqa: E402
 
 FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
 PAUSE_SECONDS = 0.3  # lets the other side's threads fall asleep
@@ -208,12 +208,12 @@ def time_cases(cases: list[tuple[Case, int]], cache: Path) -> tuple[dict[str, di
 
 def gemm_share(results: dict[str, dict], rates: list[float]) -> dict[str, float]:
     """Return each case's rate as a share of the median rate of a matrix product."""
-    from configs import default
+    from cvae_jax import defaults
     from cvae_jax.config import Components
-    from cvae_jax.models.cvae import init_variables
     from cvae_jax.models.flops import prediction_flops, training_flops
+    from cvae_jax.models.interface import init_variables
 
-    model = Components.build(default.get_config()).model
+    model = Components.build(defaults.get_config()).model
     params, pixels = init_variables(model, 0, (HEIGHT, WIDTH))["params"], HEIGHT * WIDTH
     shares = {}
     for case in (case for case in CASES if case.name in results):

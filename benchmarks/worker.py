@@ -35,39 +35,28 @@ class Ours:
     """This project's compiled training step and prior rollout, through pmap as `train.py` runs them."""
 
     def __init__(self):
-        from cvae_jax import platform
+        from cvae_jax.runtime import platform
 
         platform.prepare()
         import jax
 
-        from configs import default
+        from cvae_jax import defaults
         from cvae_jax.config import Components
-        from cvae_jax.models.cvae import init_variables
-        from cvae_jax.parallel import Devices
-        from cvae_jax.train import make_train_step
-        from cvae_jax.train_state import TrainState
+        from cvae_jax.models.interface import init_variables
+        from cvae_jax.runtime.devices import Devices
+        from cvae_jax.training.state import TrainState
+        from cvae_jax.training.step import make_train_step
 
         self.compilations = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
-        self.parts = Components.build(default.get_config())
+        self.parts = Components.build(defaults.get_config())
         self.devices = Devices(jax.local_devices()[:1])
         variables = init_variables(self.parts.model, 0, (HEIGHT, WIDTH))
         self.state = self.devices.place(TrainState.create(variables, self.parts.optimizer))
-        self.step = self.devices.map_update(make_train_step(self.parts))
-        self.rollout = self.devices.map_clips(self._rollout)
+        self.step = self.devices.map_update(make_train_step(*self.parts.compiled))
 
     def _count(self, event: str, seconds: float, **_: object) -> None:
         self.compilations += event.endswith("backend_compile_duration")
-
-    def _rollout(self, variables, batch, controls):
-        import jax.numpy as jnp
-
-        from cvae_jax.rollout import address, clip_noise, predict
-
-        z_shape = (HEIGHT, WIDTH, self.parts.model.latent_channels)
-        noise = clip_noise(address(controls, batch["index"]), z_shape)
-        frames = predict(self.parts.model, variables, batch["frames"][:, 0], batch["labels"], noise)
-        return jnp.swapaxes(frames, 0, 1)
 
     def train(self, batch: int, frames: int, teacher_forced: bool) -> Callable[[], None]:
         video, labels = clips(batch, frames)
@@ -93,21 +82,25 @@ class Ours:
         return repeat
 
     def rollout_case(self, batch: int, frames: int) -> Callable[[], None]:
+        from cvae_jax.rollout.chunks import PRIOR, ChunkedRollout, Prompt
+
         video, labels = clips(batch, frames)
-        arrays = self.devices.split(
-            {"frames": video[:, :1], "labels": labels, "index": np.arange(batch, dtype=np.int32)}
+        prompts = [Prompt("", video[i, :1], labels[i], i) for i in range(batch)]
+        rows = [(i, 0) for i in range(batch)]
+        rollout = ChunkedRollout(
+            self.parts.model, self.devices, PRIOR, n_past=1, batch_size=batch, chunk=frames
         )
-        return lambda: self.devices.fetch(self.rollout(self.state.variables, arrays, np.uint32(0)))
+        return lambda: list(rollout.run(self.state.variables, prompts, rows, seed=0))
 
     def check(self, fixture: str) -> dict[str, float]:
         import jax
         import jax.numpy as jnp
 
-        from cvae_jax.gradients import clip_gradients
         from cvae_jax.import_torch import dimensions, to_variables
         from cvae_jax.losses import Objective
         from cvae_jax.models.cvae import CVAE
-        from cvae_jax.rollout import Clips, Feedback
+        from cvae_jax.rollout.scan import Clips, RolloutOptions
+        from cvae_jax.training.gradients import clip_gradients
 
         data = np.load(fixture)
         weights = {name[3:]: data[name] for name in data.files if name.startswith("sd/")}
@@ -123,7 +116,7 @@ class Ours:
             return clip_gradients(
                 model,
                 Objective(),
-                Feedback(),
+                RolloutOptions(),
                 variables,
                 video,
                 lambda t: eps[t - 1],

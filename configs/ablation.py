@@ -6,6 +6,7 @@ Each variant makes the changes of those above it and one more; the last is `reco
 Every run takes as many steps on as many frames.
 """
 
+from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from configs import recommended, study_reduced
@@ -16,10 +17,10 @@ ROWS = {
     "loss": ("loss.kl", "loss.clamp", "loss.divide_recon_by_batch"),
     "no_forcing": ("teacher_forcing.kind", "teacher_forcing.initial"),
     "learning_rate": tuple(f"learning_rate.{f}" for f in ("peak", "end", "per", "warmup_epochs")),
-    "features_uncut": ("rollout.cut_previous_features",),
+    "features_uncut": ("model.cvae.cut_previous_features",),
     "frame_step": ("data.frame_step",),
-    "positions": ("model.position_octaves",),
-    "residual": ("model.output",),
+    "positions": ("model.cvae.position_octaves",),
+    "residual": ("model.cvae.output",),
 }
 NARROW = {"learning_rate.peak": 4e-3}  # at this width and with so few steps
 
@@ -33,11 +34,9 @@ def get_config() -> ConfigDict:
     config.base.checkpoint.save_every = 0
     config.base.eval.every = 50
 
-    changes, variants = {}, {}
+    values, changes, variants = recommended.CHANGES | NARROW, {}, {}
     for name, fields in ROWS.items():
-        for field in fields:
-            section, key = field.split(".")
-            changes.setdefault(section, {})[key] = (recommended.CHANGES | NARROW)[field]
-        variants[name] = {section: dict(values) for section, values in changes.items()}
+        changes |= {field: values[field] for field in fields}
+        variants[name] = unflatten_dict(changes, sep=".")
     config.variants, config.changes = tuple(variants), ConfigDict(variants)
     return config

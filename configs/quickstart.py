@@ -3,11 +3,11 @@
 python train.py --config=configs/quickstart.py --workdir=runs/demo
 """
 
-from configs import default
+from cvae_jax import defaults
 
 
 def get_config():
-    config = default.get_config()
+    config = defaults.get_config()
     config.name = "quickstart"
     config.num_epochs = 16
     config.batch_size = 2
@@ -15,17 +15,17 @@ def get_config():
     config.data.stride = 1
     config.data.frame_step = 3  # clips span 25 frames: more movement to learn from
 
-    config.model.frame_features = 16
-    config.model.label_features = 8
-    config.model.latent_channels = 4
-    config.model.decoder_features = 32
-    config.model.output = "residual"
-    config.model.position_octaves = 5  # to remember what the moving person uncovers
+    config.model.cvae.frame_features = 16
+    config.model.cvae.label_features = 8
+    config.model.cvae.latent_channels = 4
+    config.model.cvae.decoder_features = 32
+    config.model.cvae.output = "residual"
+    config.model.cvae.position_octaves = 5  # to remember what the moving person uncovers
 
     config.loss.clamp = False
     config.loss.divide_recon_by_batch = False
     config.loss.kl = "per_element"
-    config.rollout.cut_previous_features = False
+    config.model.cvae.cut_previous_features = False
     config.beta.scale = 10.0
     config.teacher_forcing.kind = "constant"
     config.teacher_forcing.initial = 0.0

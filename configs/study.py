@@ -8,7 +8,7 @@ for accelerators, one run on each. `base` is the config of a run; a variant is w
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cvae_jax import defaults
 
 
 def get_config() -> ConfigDict:
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.name = "study"
     config.seeds = 3  # runs of a variant; run k has seed base.seed + k
     config.split = "test"  # of the data set: what the table is measured on
-    config.base = default.get_config()
+    config.base = defaults.get_config()
     config.base.data.name = "dancer"
     config.base.eval.best_of = 0
     config.base.checkpoint.save_every = 50  # figure 4 looks at epochs 50 and 100

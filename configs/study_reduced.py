@@ -19,10 +19,10 @@ def get_config():
     base.data.frame_size = (32, 32)
     base.data.stride = 1
     base.data.clips_per_epoch = 32
-    base.model.frame_features = 16
-    base.model.label_features = 8
-    base.model.latent_channels = 4
-    base.model.decoder_features = 32
+    base.model.cvae.frame_features = 16
+    base.model.cvae.label_features = 8
+    base.model.cvae.latent_channels = 4
+    base.model.cvae.decoder_features = 32
     base.learning_rate.peak = 1e-3
     base.learning_rate.end = 1e-5
     base.eval.every = 10

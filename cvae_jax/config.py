@@ -5,64 +5,113 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from cvae_jax.errors import UserError
-from cvae_jax.files import replacing
+from cvae_jax import models
+from cvae_jax.data import datasets
 from cvae_jax.losses import Objective
-from cvae_jax.models.cvae import CVAE, OUTPUTS, PRECISIONS
-from cvae_jax.models.ops import FORMULATIONS
-from cvae_jax.parallel import AXIS
-from cvae_jax.rollout import Feedback
+from cvae_jax.models.interface import VideoModel
+from cvae_jax.rollout.scan import RolloutOptions
+from cvae_jax.runtime import cli
+from cvae_jax.runtime.config_fields import wrong_fields
+from cvae_jax.runtime.devices import AXIS
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import replacing
+from cvae_jax.runtime.progress import tell
 from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing
-from cvae_jax.train_state import Optimizer
+from cvae_jax.training.state import Optimizer
 
 FILE = "config.json"
-LEAST_DIMENSIONS = {
-    "frame_features": 8,
-    "label_features": 2,
-    "latent_channels": 4,
-    "decoder_features": 8,
-}
 # Fields that do not change what is trained: a resumed run may differ in them.
-FREE_ON_RESUME = ("name", "data.cache", "data.dir", "eval.", "checkpoint.", "log.", "wandb")
+FREE_ON_RESUME = ("name", "data.cache", "data.dir", "wandb")
+FREE_SECTIONS_ON_RESUME = ("eval.", "checkpoint.", "log.")
+
+
+def _refuse_below(section: str, values: Any, least: Mapping[str, int]) -> None:
+    for field, smallest in least.items():
+        value = getattr(values, field)
+        if value is not None and not value >= smallest:
+            raise UserError(f"config.{section}{field} is {value!r}; give at least {smallest}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """The section `config.eval`; `cvae_jax/defaults.py` explains its fields."""
+
+    every: int
+    samples: int
+    best_of: int
+    temperature: float | None
+    batch_size: int
+    chunk: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        least = dict(every=1, samples=1, best_of=0, temperature=0, batch_size=1, chunk=1, seed=0)
+        _refuse_below("eval.", self, least)
+        _refuse_large_seed("eval.seed", self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """The section `config.checkpoint`; `cvae_jax/defaults.py` explains its fields."""
+
+    keep: int
+    every: int
+    save_every: int
+    minutes: float
+
+    def __post_init__(self) -> None:
+        _refuse_below("checkpoint.", self, dict(keep=1, every=1, save_every=0, minutes=0))
+        if self.save_every % self.every:
+            raise UserError(
+                f"config.checkpoint.save_every is {self.save_every}; give a multiple of "
+                f"config.checkpoint.every={self.every}, the epochs that have a checkpoint to keep."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Components:
     """What a config describes, checked: one object per section."""
 
-    model: CVAE
+    model: VideoModel
     objective: Objective
-    feedback: Feedback
+    rollout: RolloutOptions
     beta: BetaSchedule
     forcing: TeacherForcing
     learning_rate: LearningRate
     optimizer: Optimizer
+    evaluation: EvaluationOptions
+    checkpoint: CheckpointOptions
     n_past: int
 
     @classmethod
     def build(cls, config: ConfigDict) -> Components:
         """Unpack and check a config; raises UserError with one sentence naming the field."""
         _check_run(config)
+        datasets.check(config.data)
         rollout = dict(config.rollout)
         if rollout["fold_time"] is None:
             rollout["fold_time"] = jax.default_backend() != "cpu"
         parts = cls(
-            model=_model(config),
+            model=models.build(config.model, config.precision, AXIS),
             objective=Objective(**config.loss),
-            feedback=Feedback(**rollout),
+            rollout=RolloutOptions(**rollout),
             beta=BetaSchedule(**config.beta),
             forcing=TeacherForcing(**config.teacher_forcing),
             learning_rate=LearningRate(**config.learning_rate),
             optimizer=Optimizer(**config.optimizer),
+            evaluation=EvaluationOptions(**config.eval),
+            checkpoint=CheckpointOptions(**config.checkpoint),
             n_past=config.n_past,
         )
+        parts.model.check(config.n_past, parts.rollout.cut_feedback)
         place = dict(epoch=0, step=0, num_epochs=config.num_epochs)
         parts.learning_rate.value(**place, steps_per_epoch=1)
         if config.beta.unit == "epoch":
@@ -70,94 +119,20 @@ class Components:
         return parts
 
     @property
-    def traced(self) -> Components:
-        """These components but for the schedules, whose values reach the compiled step as arguments.
-
-        Runs for which this is equal have the same compiled programs.
-        """
-        return dataclasses.replace(
-            self, beta=BetaSchedule(), forcing=TeacherForcing(), learning_rate=LearningRate()
-        )
-
-
-def _model(config: ConfigDict) -> CVAE:
-    section = config.model
-    for field, least in LEAST_DIMENSIONS.items():
-        if section[field] < least:
-            raise UserError(
-                f"config.model.{field} is {section[field]}; give at least {least}, "
-                "the model divides it into whole parts."
-            )
-    for field, known in (("output", OUTPUTS), ("formulation", FORMULATIONS)):
-        if section[field] not in known:
-            raise UserError(f"config.model.{field} is {section[field]!r}; choose one of {', '.join(known)}.")
-    if config.precision not in PRECISIONS:
-        raise UserError(f"config.precision is {config.precision!r}; choose one of {', '.join(PRECISIONS)}.")
-    return CVAE(**section, precision=config.precision, axis_name=AXIS)
+    def compiled(self) -> tuple:
+        """What the compiled programs depend on; the values of the schedules reach them as arguments."""
+        return self.model, self.objective, self.rollout, self.n_past, self.optimizer
 
 
 def _check_run(config: ConfigDict) -> None:
-    least = {
-        "num_epochs": 1,
-        "batch_size": 1,
-        "clip_length": 2,
-        "n_past": 1,
-        "seed": 0,
-        "data.stride": 1,
-        "data.frame_step": 1,
-        "data.dancer.seed": 0,
-        "data.dancer.train_frames": 1,
-        "data.dancer.validation_frames": 2,
-        "data.dancer.test_sequences": 0,
-        "data.dancer.test_frames": 2,
-        "data.stochastic_moving_mnist.seed": 0,
-        "data.stochastic_moving_mnist.digits": 1,
-        "data.stochastic_moving_mnist.train_sequences": 1,
-        "data.stochastic_moving_mnist.train_frames": 2,
-        "data.stochastic_moving_mnist.validation_sequences": 1,
-        "data.stochastic_moving_mnist.test_sequences": 0,
-        "data.stochastic_moving_mnist.eval_frames": 2,
-        "data.kth.eval_frames": 2,
-        "data.bair.train_sequences": 1,
-        "data.bair.validation_sequences": 1,
-        "model.position_octaves": 0,
-        "model.history": 0,
-        "eval.every": 1,
-        "eval.samples": 1,
-        "eval.best_of": 0,
-        "eval.temperature": 0,
-        "eval.batch_size": 1,
-        "eval.chunk": 1,
-        "eval.seed": 0,
-        "data.clips_per_epoch": 1,
-        "checkpoint.every": 1,
-        "checkpoint.keep": 1,
-        "checkpoint.save_every": 0,
-        "checkpoint.minutes": 0,
-    }
-    values = flatten(config.to_dict())
-    for field, smallest in least.items():
-        value = values[field]
-        if value is not None and not value >= smallest:
-            raise UserError(f"config.{field} is {value!r}; give at least {smallest}.")
-    for field in ("seed", "eval.seed", "data.dancer.seed", "data.stochastic_moving_mnist.seed"):
-        if not values[field] < 2**32:
-            raise UserError(f"config.{field} is {values[field]!r}; give a number below 2**32.")
+    least = dict(num_epochs=1, batch_size=1, clip_length=2, n_past=1, seed=0)
+    _refuse_below("", config, least)
+    _refuse_below("data.", config.data, dict(stride=1, frame_step=1, clips_per_epoch=1))
+    _refuse_large_seed("seed", config.seed)
     if config.clip_length <= config.n_past:
         raise UserError(
             f"config.clip_length is {config.clip_length}; give more than config.n_past={config.n_past}, the "
             "frames of a clip that are given."
-        )
-    if config.model.history >= config.n_past:
-        raise UserError(
-            f"config.model.history is {config.model.history}; give less than config.n_past={config.n_past}: "
-            "the first predicted frame would have no such past."
-        )
-    every, kept = config.checkpoint.every, config.checkpoint.save_every
-    if kept % every:
-        raise UserError(
-            f"config.checkpoint.save_every is {kept}; give a multiple of config.checkpoint.every={every}, "
-            "the epochs that have a checkpoint to keep."
         )
     size = config.data.frame_size
     if size is not None and (
@@ -169,15 +144,20 @@ def _check_run(config: ConfigDict) -> None:
         )
 
 
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Return {'a.b': value} of nested dicts."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _refuse_large_seed(field: str, value: int) -> None:
+    if not value < 2**32:
+        raise UserError(f"config.{field} is {value!r}; give a number below 2**32.")
+
+
+def check_fields(config: ConfigDict, template: ConfigDict) -> None:
+    """Raise UserError unless a config has exactly the fields of `template`, with values of their types.
+
+    An int may stand for a float, and None for the value of a field that is None in `template`. A section
+    that is empty in `template` is open: what it holds is not checked.
+    """
+    wrong = list(wrong_fields(config, template))
+    if wrong:
+        raise UserError(f"The config does not fit: {'; '.join(wrong)} ({cli.CONFIG_HELP}).")
 
 
 def save(config: ConfigDict, workdir: Path) -> None:
@@ -198,12 +178,13 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
     if not path.is_file():
         raise UserError(
             f"There is no run in {workdir} ({FILE} is missing); "
-            "give the --workdir of a run that train.py has started."
+            f"give the --workdir of a run that {cli.script('train')} has started."
         )
     try:
         stored = json.loads(path.read_text())
         if not isinstance(stored, dict):
             raise UserError(f"{path} cannot be read as a config: it holds no object of fields.")
+        stored = models.from_first_format(stored)
         unknown = sorted(_unknown(stored, template.to_dict()))
         if unknown:
             raise UserError(f"{path} has fields this version does not know: {', '.join(map(repr, unknown))}.")
@@ -224,21 +205,47 @@ def _unknown(stored: dict, template: dict, prefix: str = "") -> Iterator[str]:
             yield from _unknown(value, template[key], f"{prefix}{key}.")
 
 
-def refuse_other_training(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:
-    """Raise UserError naming the fields in which a resumed run would train something else."""
-    new, old = flatten(config.to_dict()), flatten(stored.to_dict())
+def refuse_other_training(
+    config: ConfigDict, stored: ConfigDict, workdir: Path, extend: bool = False
+) -> None:
+    """Raise UserError naming the fields in which a resumed run would train something else.
+
+    With `extend`, num_epochs may be larger; then a line says what that changes.
+    """
+    new, old = (flatten_dict(c.to_dict(), sep=".") for c in (config, stored))
+    longer = new["num_epochs"] > old["num_epochs"]
     changed = [
         f"config.{field} is {new[field]!r} but was {old[field]!r}"
         for field in sorted(old)
         if new[field] != old[field]
-        and not field.startswith(FREE_ON_RESUME)
-        and not (field == "num_epochs" and new[field] > old[field])
+        and not (field in FREE_ON_RESUME or field.startswith(FREE_SECTIONS_ON_RESUME))
+        and not (field == "num_epochs" and longer and extend)
     ]
     if changed:
+        advice = "give the same values to resume it, or another --workdir to start a new one."
+        if longer and not extend:
+            advice = (
+                f"{_spans_the_run(config).capitalize()} over config.num_epochs, so another length is another "
+                f"training: add --extend to resume with {new['num_epochs']} epochs all the same; otherwise "
+                + advice
+            )
         raise UserError(
             f"The run in {workdir} was started with another config: {'; '.join(changed)}. "
-            "Give the same values to go on with it, or another --workdir to start anew."
+            f"{advice[0].upper()}{advice[1:]}"
         )
+    if longer:
+        tell(
+            f"Extending the run from {old['num_epochs']} to {new['num_epochs']} epochs: "
+            f"{_spans_the_run(config)} over all {new['num_epochs']} from here on; the epochs already trained "
+            f"used the schedule of {old['num_epochs']}."
+        )
+
+
+def _spans_the_run(config: ConfigDict) -> str:
+    """Return which schedules depend on num_epochs, with a verb."""
+    if config.beta.kind == "fu_cyclical":
+        return "the learning rate's cosine and beta's cycles are stretched"
+    return "the learning rate's cosine is stretched"
 
 
 def _tuples(value: Any) -> Any:

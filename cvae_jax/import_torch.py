@@ -7,6 +7,7 @@ python evaluate.py --workdir=runs/lab --config.data.name=frame_folder --config.d
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import sys
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae_jax.errors import UserError
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import replacing
+from cvae_jax.runtime.workdir import FRAMES_FILE
 
+FRAME_SIZE = (32, 64)  # of the lab's data
 MODULES = {
     "frame_transformation": "frame_encoder",
     "label_transformation": "label_encoder",
@@ -117,32 +121,36 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def import_checkpoint(path: Path, workdir: Path) -> int:
+def import_checkpoint(path: Path, workdir: Path, frame_size: tuple[int, int] = FRAME_SIZE) -> int:
     """Write a workdir with the checkpoint's weights and its dimensions; return the parameter count.
+
+    frame_size: (H, W) of the frames that the checkpoint was trained on, which it does not say itself.
 
     Raises UserError for a file that is not such a checkpoint, and where the workdir has a run already.
     """
     import jax
 
-    from configs import monotonic
     from cvae_jax import config as config_files
-    from cvae_jax.checkpoint import Checkpoints, Progress
+    from cvae_jax import defaults
     from cvae_jax.config import Components
-    from cvae_jax.models.cvae import init_variables
-    from cvae_jax.train_state import TrainState
+    from cvae_jax.models.interface import init_variables
+    from cvae_jax.training.checkpoint import Checkpoints, Progress
+    from cvae_jax.training.state import TrainState
 
     if (workdir / config_files.FILE).exists():
         raise UserError(f"There is a run in {workdir} already; give another --workdir.")
     state_dict = load_state_dict(path)
     variables = to_variables(state_dict)
-    config = monotonic.get_config()
-    config.name = path.stem
-    config.model.update(dimensions(state_dict))
+    config = defaults.get_config()
+    config.name, config.beta.kind = path.stem, "monotonic"
+    config.model.cvae.update(dimensions(state_dict))
     parts = Components.build(config)
-    expected = init_variables(parts.model, 0, (32, 64))
+    expected = init_variables(parts.model, 0, frame_size)
     _refuse_other_shapes(variables, expected, path)
     state = TrainState.create(variables, parts.optimizer)
     config_files.save(config, workdir)
+    with replacing(workdir / FRAMES_FILE) as partial:
+        partial.write_text(json.dumps(list(frame_size)) + "\n")
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(0, state, Progress(), None)
         checkpoints.wait()
@@ -150,10 +158,10 @@ def import_checkpoint(path: Path, workdir: Path) -> int:
 
 
 def _refuse_other_shapes(variables: dict, expected: dict, path: Path) -> None:
-    from cvae_jax.config import flatten
+    from flax.traverse_util import flatten_dict
 
-    given = {name: np.shape(leaf) for name, leaf in flatten(variables).items()}
-    wanted = {name: np.shape(leaf) for name, leaf in flatten(expected).items()}
+    given = {name: np.shape(leaf) for name, leaf in flatten_dict(variables, sep=".").items()}
+    wanted = {name: np.shape(leaf) for name, leaf in flatten_dict(expected, sep=".").items()}
     wrong = sorted(name for name in given.keys() | wanted.keys() if given.get(name) != wanted.get(name))
     if wrong:
         raise UserError(
@@ -165,15 +173,24 @@ def _refuse_other_shapes(variables: dict, expected: dict, path: Path) -> None:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    from cvae_jax import cli
+    from cvae_jax.runtime import cli
 
     parser = argparse.ArgumentParser(prog="python -m cvae_jax.import_torch", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="the lab's .ckpt: a dict with 'state_dict'")
     parser.add_argument("--workdir", type=Path, required=True, help="folder to create the run in")
+    parser.add_argument(
+        "--frame_size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        default=FRAME_SIZE,
+        help="height and width of the frames it was trained on; default: 32 64, the lab's",
+    )
     arguments = parser.parse_args(argv)
-    count = cli.guarded(lambda: import_checkpoint(arguments.checkpoint, arguments.workdir))
+    size = tuple(arguments.frame_size)
+    count = cli.guarded(lambda: import_checkpoint(arguments.checkpoint, arguments.workdir, size))
     print(
-        f"Imported {count:,} parameters; now run: python evaluate.py --workdir={arguments.workdir} "
+        f"Imported {count:,} parameters; now run: {cli.command('evaluate')} --workdir={arguments.workdir} "
         "--config.data.name=frame_folder --config.data.dir=D (the lab's data; without, the embedded clips)"
     )
 

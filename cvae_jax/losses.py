@@ -1,6 +1,6 @@
 """The training objective, per clip and per frame until the last line.
 
-Report-exact is `Objective()`: mean squared error of the clamped frame, KL summed over the latent map,
+Report-exact is `Objective()`: mean squared error of the clamped frame, KL summed over the latents,
 the reconstruction divided by the number of clips once more than the mean over them, KL on the
 log-variance clipped to +-10.
 """
@@ -13,7 +13,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from cvae_jax.errors import UserError
+from cvae_jax.models.interface import Gaussian, StepOutputs
+from cvae_jax.runtime.errors import UserError
 
 RECONSTRUCTIONS = ("mse", "l1_mse")
 KL_REDUCTIONS = ("sum", "per_element")
@@ -49,6 +50,15 @@ class Objective:
                 f"config.loss.logvar_clip is {self.logvar_clip!r}; give a finite number, 0 for no clipping."
             )
 
+    def score(
+        self, step: StepOutputs, target: Float[Array, "*n h w c"], train: bool
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Return the reconstruction error and the KL of each frame; no KL without a posterior."""
+        recon = self.reconstruction_error(step.raw, target)
+        if step.posterior is None:
+            return recon, jnp.zeros_like(recon)
+        return recon, self.kl_divergence(step.posterior, step.prior, train, recon.ndim)
+
     def reconstruction_error(
         self, raw: Float[Array, "*n h w c"], target: Float[Array, "*n h w c"]
     ) -> Float[Array, "*n"]:
@@ -59,37 +69,44 @@ class Objective:
             error += jnp.mean(jnp.abs(frame - target), axis=(-3, -2, -1))
         return error
 
-    def kl_divergence(
-        self, mu: Float[Array, "*n h w z"], logvar: Float[Array, "*n h w z"], train: bool
-    ) -> Float[Array, "*n"]:
-        """Return KL(N(mu, exp(logvar)) || N(0, I)) of each frame in nats, or nats per element."""
+    def kl_divergence(self, posterior: Gaussian, prior: Gaussian, train: bool, leading: int = 1) -> Array:
+        """Return KL(posterior || prior) of each frame in nats, or nats per element.
+
+        leading: how many axes of the Gaussians stand before those of the latents.
+        """
         if train and self.logvar_clip > 0:
-            logvar = jnp.clip(logvar, -self.logvar_clip, self.logvar_clip)
-        elements = kl_elements(mu, logvar)
+            bound = self.logvar_clip
+            posterior, prior = (
+                gaussian._replace(logvar=jnp.clip(gaussian.logvar, -bound, bound))
+                for gaussian in (posterior, prior)
+            )
         reduce = jnp.sum if self.kl == "sum" else jnp.mean
-        return reduce(elements, axis=(-3, -2, -1))
+        elements = kl_elements(posterior, prior)
+        return reduce(elements, axis=tuple(range(leading, elements.ndim)))
 
     def reduce(
         self,
         recon: Float[Array, "*n b"],
         kl: Float[Array, "*n b"],
-        mask: Float[Array, " b"],
+        mask: Float[Array, "*m b"],
         beta: Scalar,
         num_clips: Scalar,
     ) -> tuple[Scalar, Scalar, Scalar]:
         """Return (loss, recon, kl): sums over steps of the means over the global batch's real clips.
 
         On one device of many these are that device's shares; they add up to the global values.
-        `num_clips` is the number of real clips in the global batch.
+        `mask` is 1 for what counts, per clip or per step and clip. `num_clips` is the number of real clips in
+        the global batch.
         """
-        axes = (None,) * (recon.ndim - 1)
-        weight = mask[(*axes, slice(None))] / num_clips
+        weight = jnp.broadcast_to(mask, recon.shape) / num_clips
         recon_sum, kl_sum = jnp.sum(recon * weight), jnp.sum(kl * weight)
         if self.divide_recon_by_batch:
             recon_sum = recon_sum / num_clips
         return recon_sum + beta * kl_sum, recon_sum, kl_sum
 
 
-def kl_elements(mu: Float[Array, "*n"], logvar: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Return KL(N(mu, exp(logvar)) || N(0, 1)) of each element in nats."""
-    return -0.5 * (1 + logvar - mu**2 - jnp.exp(logvar))
+def kl_elements(posterior: Gaussian, prior: Gaussian) -> Array:
+    """Return KL(posterior || prior) of each latent element in nats, in closed form."""
+    widths = posterior.logvar - prior.logvar
+    distance = (posterior.mean - prior.mean) ** 2 * jnp.exp(-prior.logvar)
+    return -0.5 * (1 + widths - distance - jnp.exp(widths))

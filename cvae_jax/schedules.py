@@ -14,14 +14,14 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cvae_jax.errors import UserError
+from cvae_jax.runtime.errors import UserError
 
 BETA_KINDS = ("none", "monotonic", "cyclical", "fu_cyclical")
 BETA_UNITS = ("epoch", "iteration")
@@ -245,14 +245,14 @@ def _learning_rates(peak: float, end: float, warmup: int, total: int) -> np.ndar
     return np.asarray(jax.vmap(schedule)(jnp.arange(total + 1)))
 
 
-def _check(field: str, value: object, allowed: str, accepts: Callable[[float], bool]) -> None:
+def _check(field: str, value: Any, allowed: str, accepts: Callable[[float], bool]) -> None:
     """Refuses what is not a finite number or is out of range; a bool is not a number here."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and accepts(value)):
         raise UserError(f"config.{field} is {value!r}; set it to {allowed}.")
 
 
-def _check_whole(field: str, value: object, least: int) -> None:
+def _check_whole(field: str, value: Any, least: int) -> None:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not (whole and value >= least):
         raise UserError(f"config.{field} is {value!r}; set it to a whole number >= {least}.")

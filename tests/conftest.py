@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cvae_jax import platform  # noqa: E402
+from cvae_jax.runtime import platform  # noqa: E402
 
 # Compilation is most of a test's time: level 0 takes a third of it. CVAE_TEST_OPTIMIZED=1 tests the
 # programs as users run them.
@@ -24,3 +24,31 @@ import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import pytest  # noqa: E402
+from helpers import ROOT, moving_square  # noqa: E402
+from small_model import SmallCVAE  # noqa: E402
+
+from cvae_jax import models  # noqa: E402
+
+
+@pytest.fixture
+def small_model(request, monkeypatch):
+    """Every run of these tests trains the small model, but for those marked slow."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setitem(models.KINDS, "cvae", SmallCVAE)
+
+
+@pytest.fixture
+def data(monkeypatch):
+    recordings = {
+        "train": [moving_square("a", 18, 1), moving_square("b", 11, 2)],  # 6 clips: 4 + 2
+        "validation": [moving_square("c", 6, 3), moving_square("d", 5, 4)],
+    }
+    monkeypatch.setattr("cvae_jax.data.datasets.load", lambda *_, **__: recordings)
+    return recordings
+
+
+@pytest.fixture(scope="session")
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT)}

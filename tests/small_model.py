@@ -8,17 +8,20 @@ encoder has the model's own BatchNorm, masks and all.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cvae_jax.models.blocks import BatchNorm, Convolution, leaky_relu
-from cvae_jax.models.cvae import CVAE, VectorEncoder
+from cvae_jax.models.cvae import CVAE
+from cvae_jax.models.cvae_network import Network, VectorEncoder
+from cvae_jax.models.layers import BatchNorm, Convolution, leaky_relu
 
 
 class Layer(nn.Module):
     kind: str
     features: int
     layer: str
+    last: bool = False  # in float32, as the model's own last layers
 
     @nn.compact
     def __call__(self, x):
+        x = x.astype(jnp.float32) if self.last else x
         return Convolution(self.kind, self.features, "plain", name=self.layer)(x)
 
 
@@ -39,12 +42,13 @@ class PosteriorLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = Convolution("dense", 2 * self.latents, "plain", name="layer_6")(leaky_relu(x, 0.1))
+        x = leaky_relu(x.astype(jnp.float32), 0.1)
+        x = Convolution("dense", 2 * self.latents, "plain", name="layer_6")(x)
         return tuple(jnp.split(x, 2, axis=-1))
 
 
-class SmallCVAE(CVAE):
-    """A CVAE of five layers; `frame_features`, `latent_channels` and `decoder_features` count."""
+class SmallNetwork(Network):
+    """Five layers in place of the networks."""
 
     def setup(self):
         self.frame_encoder = Layer("conv3x3", self.frame_features, "layer_6")
@@ -52,4 +56,10 @@ class SmallCVAE(CVAE):
         self.vector_encoder = VectorEncoder(2, "plain")
         self.gaussian_predictor = PosteriorLayer(self.latent_channels)
         self.decoder_fusion = Layer("dense", self.decoder_features, "layer_5")
-        self.generator = Layer("conv3x3", 3, "layer_7")
+        self.generator = Layer("conv3x3", 3, "layer_7", last=True)
+
+
+class SmallCVAE(CVAE):
+    """A CVAE of five layers; `frame_features`, `latent_channels` and `decoder_features` count."""
+
+    network_class = SmallNetwork

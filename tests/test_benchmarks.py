@@ -170,3 +170,10 @@ def test_quick_writes_its_numbers(tmp_path, reference):
     assert found.keys() == {"train_tf_b2", "train_ar_b2", "rollout_b1"}
     for case in found.values():
         assert min(case["ours_s"], case["torch_s"], case["ratio"]) > 0
+
+
+def test_shares_of_a_products_rate():
+    from benchmarks import run
+
+    shares = run.gemm_share({"train_tf_b2": {"ours_s": 5.0}, "rollout_b1": {"ours_s": 0.7}}, [100.0, 200.0])
+    assert shares.keys() == {"train_tf_b2", "rollout_b1"} and all(0 < s < 2 for s in shares.values())

@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from configs import default
 from cvae_jax import config as config_files
-from cvae_jax import submission
+from cvae_jax import defaults
 from cvae_jax.data import datasets
 from cvae_jax.data.datasets import (
     frame_folder,
@@ -26,9 +25,10 @@ from cvae_jax.data.datasets import (
     prepared,
     stochastic_moving_mnist,
 )
-from cvae_jax.errors import UserError
+from cvae_jax.generation import submission
 from cvae_jax.prepare.footage import open_footage
 from cvae_jax.prepare.keypoints import read_keypoints
+from cvae_jax.runtime.errors import UserError
 
 SIZE = (12, 14)
 # The same examples every time: a change is not blamed for garbage that nobody had thought of before. To look
@@ -134,11 +134,11 @@ def test_a_folder_of_any_names_is_ordered_by_number_or_a_sentence(
 def test_any_config_json_is_a_config_or_a_sentence(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / config_files.FILE).write_bytes(content)
     try:
-        config = config_files.load(tmp_path, default.get_config())
+        config = config_files.load(tmp_path, defaults.get_config())
     except UserError as error:
         one_sentence(error)
     else:
-        assert config.to_dict().keys() == default.get_config().to_dict().keys()
+        assert config.to_dict().keys() == defaults.get_config().to_dict().keys()
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +185,12 @@ def test_any_folders_of_sequences_are_prompts_or_a_sentence(
 ) -> None:
     shutil.rmtree(tmp_path / "test", ignore_errors=True)
     good = picture(tmp_path)
-    for kind in (submission.FRAMES, submission.LABELS):
+    for kind in (frame_folder.TEST_FRAMES, frame_folder.TEST_LABELS):
         for name in names:
             (tmp_path / kind / name).mkdir(parents=True)
             if files:
                 (tmp_path / kind / name / "0.png").write_bytes(good)
-    config = default.get_config()
+    config = defaults.get_config()
     config.data.name, config.data.dir, config.data.frame_size = "frame_folder", str(tmp_path), SIZE
     try:
         prompts = submission.read_prompts(config, SIZE)

@@ -7,16 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import restored
 
-from configs import default
-from cvae_jax import config as config_files
 from cvae_jax import import_torch
-from cvae_jax.checkpoint import Checkpoints
-from cvae_jax.config import Components
-from cvae_jax.errors import UserError
 from cvae_jax.import_torch import dimensions, import_checkpoint, to_variables
-from cvae_jax.models.cvae import init_variables
-from cvae_jax.train_state import TrainState
+from cvae_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
@@ -26,15 +21,6 @@ FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
 def state_dict():
     with np.load(FIXTURE) as data:
         return {name[3:]: data[name] for name in data.files if name.startswith("sd/")}
-
-
-def restored(workdir, which="best"):
-    """(config, state) of a workdir's checkpoint, through the files that a run leaves."""
-    config = config_files.load(workdir, default.get_config())
-    parts = Components.build(config)
-    template = TrainState.create(init_variables(parts.model, 0, (32, 64)), parts.optimizer)
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return config, checkpoints.restore(template, checkpoints.find(which))[0]
 
 
 def same(one, other):
@@ -58,8 +44,8 @@ def test_the_workdir_holds_the_weights_and_their_dimensions(state_dict, as_if_re
     trained = {n: v for n, v in state_dict.items() if "running" not in n and "tracked" not in n}
     assert count == sum(value.size for value in trained.values())
     config, state = restored(workdir)
-    assert {name: config.model[name] for name in dimensions(state_dict)} == dimensions(state_dict)
-    assert (config.name, config.model.output, config.beta.kind) == ("lab", "rgb", "monotonic")
+    assert {name: config.model.cvae[name] for name in dimensions(state_dict)} == dimensions(state_dict)
+    assert (config.name, config.model.cvae.output, config.beta.kind) == ("lab", "rgb", "monotonic")
     expected = to_variables(state_dict)
     same(state.params, expected["params"])
     same(state.batch_stats, expected["batch_stats"])

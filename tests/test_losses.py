@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvae_jax.errors import UserError
 from cvae_jax.losses import Objective
+from cvae_jax.models.interface import Gaussian, StepOutputs, standard_normal
+from cvae_jax.runtime.errors import UserError
 
 STEPS, CLIPS, BETA = 3, 4, 0.37
 
@@ -27,8 +28,9 @@ def evaluate(objective, data, *, train=True, mask=None, num_clips=None):
     """(loss, recon, kl) of the package."""
     arrays = {k: jnp.asarray(v, jnp.float32) for k, v in data.items()}
     mask = jnp.ones(arrays["raw"].shape[1]) if mask is None else jnp.asarray(mask, jnp.float32)
-    recon = objective.reconstruction_error(arrays["raw"], arrays["target"])
-    kl = objective.kl_divergence(arrays["mu"], arrays["logvar"], train=train)
+    posterior = Gaussian(arrays["mu"], arrays["logvar"])
+    step = StepOutputs(arrays["raw"], standard_normal(posterior.mean), posterior)
+    recon, kl = objective.score(step, arrays["target"], train)
     assert recon.shape == kl.shape == arrays["raw"].shape[:2]
     num_clips = mask.sum() if num_clips is None else jnp.asarray(num_clips, jnp.float32)
     return objective.reduce(recon, kl, mask, jnp.asarray(BETA), num_clips)
@@ -60,8 +62,28 @@ def test_the_clip_is_where_logvar_exceeds_it_in_training_only(data):
 
 
 def test_kl_of_the_prior_itself_is_zero():
-    zeros = jnp.zeros((2, 3, 3, 4))
-    np.testing.assert_array_equal(Objective().kl_divergence(zeros, zeros, train=True), [0, 0])
+    prior = standard_normal(jnp.zeros((2, 3, 3, 4)))
+    np.testing.assert_array_equal(Objective().kl_divergence(prior, prior, train=True), [0, 0])
+
+
+def test_kl_between_two_gaussians_is_that_of_samples():
+    """Closed form against the mean of log q - log p over samples of q, for latents of any shape."""
+    rng = np.random.default_rng(0)
+    q, p = (
+        Gaussian(*(jnp.asarray(rng.normal(0, 0.7, (2, 3)), jnp.float32) for _ in range(2))) for _ in range(2)
+    )
+    z = jax.vmap(q.sample)(jnp.asarray(rng.normal(size=(200_000, 2, 3)), jnp.float32))
+    log = lambda g: -0.5 * (g.logvar + (z - g.mean) ** 2 / jnp.exp(g.logvar))  # noqa: E731
+    with jax.numpy_rank_promotion("allow"):
+        sampled = jnp.mean(jnp.sum(log(q) - log(p), axis=-1), axis=0)
+    np.testing.assert_allclose(Objective().kl_divergence(q, p, train=False), sampled, rtol=0.02)
+
+
+def test_a_step_without_posterior_has_no_kl(data):
+    frames = jnp.asarray(data["raw"][0], jnp.float32)
+    step = StepOutputs(frames, standard_normal(jnp.zeros((CLIPS, 3))))
+    recon, kl = Objective().score(step, frames, train=True)
+    assert recon.shape == kl.shape == (CLIPS,) and not kl.any()
 
 
 def test_per_element_is_the_sum_over_the_number_of_latent_elements(data):

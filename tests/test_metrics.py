@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from cvae_jax.metrics import bootstrap_ci, psnr_from_mse, psnr_per_frame, ssim_per_frame
+from cvae_jax.metrics import psnr_from_mse, psnr_per_frame, ssim_per_frame
 
 
 def random_pair(height, width, frames=2, channels=3, seed=0):
@@ -132,47 +132,3 @@ def test_metrics_under_jit_and_vmap(metric):
     assert plain.shape == (2, 3)
     np.testing.assert_allclose(jax.jit(metric)(prediction, target), plain, rtol=1e-5)
     np.testing.assert_allclose(jax.vmap(metric)(prediction, target), plain, rtol=1e-5)
-
-
-def test_bootstrap_interval_of_a_normal_sample_is_near_the_textbook_one():
-    values = np.random.default_rng(0).normal(30.0, 2.0, 400)
-    low, high = bootstrap_ci(values, seed=1)
-    half = 1.96 * values.std() / np.sqrt(values.size)
-    assert low == pytest.approx(values.mean() - half, abs=0.02)
-    assert high == pytest.approx(values.mean() + half, abs=0.02)
-    narrow_low, narrow_high = bootstrap_ci(values, seed=1, level=0.5)
-    assert low < narrow_low < values.mean() < narrow_high < high
-
-
-def test_bootstrap_is_a_function_of_its_seed():
-    values = [20.0, 25.0, 31.0, 28.5, 22.0]
-    assert bootstrap_ci(values, seed=3) == bootstrap_ci(values, seed=3)
-    assert bootstrap_ci(values, seed=3, resamples=50) != bootstrap_ci(values, 4, resamples=50)
-
-
-def test_bootstrap_weighs_clips_as_the_mean_does():
-    values, weights = np.array([0.0, 0.0, 0.0, 12.0]), np.array([1 / 6, 1 / 6, 1 / 6, 1 / 2])
-    assert bootstrap_ci(values, seed=0, weights=np.full(4, 0.25)) == bootstrap_ci(values, seed=0)
-    # The clip of 12 counts for three: drawn k times of four, the mean is 36 k / (4 + 2 k).
-    low, high = bootstrap_ci(values, seed=0, weights=weights)
-    assert low == 0.0 and high in (pytest.approx(36 * 3 / 10), pytest.approx(12.0))
-    assert bootstrap_ci(values, seed=0)[1] < high
-
-
-def test_bootstrap_of_equal_clips_one_clip_and_many_clips():
-    assert bootstrap_ci([7.0, 7.0], seed=0) == (7.0, 7.0)
-    assert bootstrap_ci([7.0], seed=0) is None
-    many = bootstrap_ci(np.arange(2_000_000.0), seed=0, resamples=3)  # a row larger than the bound
-    assert many == pytest.approx((1e6, 1e6), rel=0.01)
-
-
-@pytest.mark.parametrize("values", [[], [1.0, float("nan")], np.ones((2, 2))])
-def test_bootstrap_refuses_what_has_no_interval(values):
-    with pytest.raises(ValueError, match="one per clip"):
-        bootstrap_ci(values, seed=0)
-
-
-@pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
-def test_bootstrap_refuses_a_level_outside_of_its_range(level):
-    with pytest.raises(ValueError, match="level"):
-        bootstrap_ci([1.0, 2.0], seed=0, level=level)

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from whole_clips import predict, reconstruct
 
-from cvae_jax.gradients import clip_gradients
 from cvae_jax.import_torch import dimensions, to_variables
 from cvae_jax.losses import Objective
-from cvae_jax.models.cvae import CVAE, init_variables
-from cvae_jax.rollout import Clips, Feedback, predict, reconstruct
+from cvae_jax.models.cvae import CVAE
+from cvae_jax.models.interface import init_variables
+from cvae_jax.rollout.scan import Clips, RolloutOptions
+from cvae_jax.training.gradients import clip_gradients
 
 DEFAULT = Path(__file__).parent / "fixtures" / "parity_small.npz"
 FIXTURES = [Path(p) for p in os.environ.get("CVAE_PARITY_FIXTURES", str(DEFAULT)).split(":") if p]
@@ -69,14 +71,13 @@ def test_prior_rollout(fixture, formulation):
 def test_posterior_rollout_and_loss(fixture, formulation):
     model, objective = fixture.model(formulation), Objective()
 
-    def emit(step, t, target):
-        recon = objective.reconstruction_error(step.raw, target)
-        kl = objective.kl_divergence(step.mu, step.logvar, train=True)  # the file clips here too
-        return step.frame, step.mu, step.logvar, recon, kl
+    def keep(outputs, x):
+        recon, kl = objective.score(outputs, x.target, train=True)  # the file clips the log-variance here too
+        return outputs.frame, *outputs.posterior, recon, kl
 
     forced = jnp.zeros(fixture.steps, bool)
     (frames, mu, logvar, recon, kl), _ = jax.jit(
-        lambda v: reconstruct(model, v, fixture.clips, fixture.noise, forced, emit=emit)
+        lambda v: reconstruct(model, v, fixture.clips, fixture.noise, forced, keep=keep)
     )(fixture.variables)
     close = lambda value, key: np.testing.assert_allclose(  # noqa: E731
         value, fixture.frames(key), atol=1e-4, rtol=0
@@ -97,7 +98,7 @@ def test_training_step(fixture, formulation, mode):
     model, objective = fixture.model(formulation), Objective()
     teacher_forced = mode != "train_ar"
     forced = jnp.full(fixture.steps, teacher_forced)
-    feedback = Feedback(fold_time=mode.endswith("folded"), time_chunk=2 + fixture.steps % 2)
+    feedback = RolloutOptions(fold_time=mode.endswith("folded"), time_chunk=2 + fixture.steps % 2)
     key = "train_tf" if teacher_forced else "train_ar"
 
     @jax.jit

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from cvae_jax.errors import UserError
+from cvae_jax.runtime.errors import UserError
 from cvae_jax.schedules import (
     DRAW_KINDS,
     BetaSchedule,

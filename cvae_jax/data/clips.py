@@ -1,4 +1,4 @@
-"""Recordings: uninterrupted stretches of video with their label images, held in memory."""
+"""Recordings: uninterrupted stretches of video with their labels, held in memory."""
 
 from __future__ import annotations
 
@@ -92,6 +92,6 @@ def data_hash(recordings: list[Recording]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for recording in recordings:
         digest.update(recording.name.encode())
-        digest.update(np.ascontiguousarray(recording.frames))
-        digest.update(np.ascontiguousarray(recording.labels))
+        digest.update(np.ascontiguousarray(recording.frames).data)
+        digest.update(np.ascontiguousarray(recording.labels).data)
     return digest.hexdigest()

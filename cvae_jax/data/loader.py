@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, epoch), and validation batches of whole clips."""
+"""Training batches as a pure function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from cvae_jax.data.clips import Recording, extend, span, to_unit, windows
-from cvae_jax.errors import UserError
+from cvae_jax.data.clips import Recording, span, windows
+from cvae_jax.runtime.errors import UserError
 
 SHUFFLE_STREAM = 0x5487
 
@@ -139,41 +139,3 @@ def pad_to_devices(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, 
     padded["mask"][size:] = 0
     padded["index"][size:] = np.arange(size, size + extra)
     return padded
-
-
-def past_at(given: np.ndarray, history: int) -> np.ndarray:
-    """Return what the model is shown of given frames uint8 (B, N, H, W, 3), more than `history` of them.
-
-    float32 (B, H, W, 3 * (1 + history)) in [0, 1]: the last frame, then those before it, latest first.
-    """
-    return to_unit(np.concatenate([given[:, -1 - k] for k in range(1 + history)], axis=-1))
-
-
-def rollout_batches(
-    recordings: list[Recording], samples: range, batch_size: int, num_devices: int
-) -> Iterator[tuple[list[tuple[int, int]], dict[str, np.ndarray]]]:
-    """Yield (rows, batch) over whole recordings; row r of a batch is sample n of clip i: rows[r] = (i, n).
-
-    All clips of one sample come before the next sample's. All batches have one shape: frames uint8
-    (B, T, H, W, 3) and labels (B, T, ...), padded to the longest recording by their last frame; mask
-    float32 (B,); index, the clip, and sample uint32 (B,); length int32 (B,), the clip's own T.
-    """
-    rows = [(clip, sample) for sample in samples for clip in range(len(recordings))]
-    size = -(-min(batch_size, len(rows)) // num_devices) * num_devices
-    longest = max(len(r.frames) for r in recordings)
-
-    for begin in range(0, len(rows), size):
-        own = rows[begin : begin + size]
-        filled = own + own[:1] * (size - len(own))
-        clips = [recordings[clip] for clip, _ in filled]
-        yield (
-            own,
-            {
-                "frames": np.stack([extend(clip.frames, longest) for clip in clips]),
-                "labels": np.stack([extend(clip.labels, longest) for clip in clips]),
-                "mask": (np.arange(size) < len(own)).astype(np.float32),
-                "index": np.array([clip for clip, _ in filled], dtype=np.uint32),
-                "sample": np.array([sample for _, sample in filled], dtype=np.uint32),
-                "length": np.array([len(clip.frames) for clip in clips], dtype=np.int32),
-            },
-        )

@@ -1,283 +1,290 @@
-"""The pose-conditioned CVAE: frame and label encoders, posterior, decoder. No loss, no loop.
-
-The layers follow the reference program child by child; `layer_<i>` carries the PyTorch index i, so
-`cvae_jax.import_torch` can map checkpoints by name.
-"""
+"""The pose-conditioned CVAE of the report behind the interface of video models."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, PyTree
 
-from cvae_jax.models.blocks import BatchNorm, Convolution, DepthConvBlock, ResidualBlock, leaky_relu
-from cvae_jax.models.ops import resolve_formulation
+from cvae_jax.models import ops
+from cvae_jax.models.cvae_network import Network
+from cvae_jax.models.interface import (
+    Gaussian,
+    StepInputs,
+    StepOutputs,
+    Variables,
+    VideoModel,
+    over_groups,
+    standard_normal,
+)
+from cvae_jax.runtime.errors import UserError
 
 OUTPUTS = ("rgb", "residual")
-PRECISIONS = ("float32", "bfloat16")
+LEAST = {
+    "frame_features": 8,
+    "label_features": 2,
+    "latent_channels": 4,
+    "decoder_features": 8,
+    "position_octaves": 0,
+    "history": 0,
+}
 
 
-class FrameEncoder(nn.Module):
-    """Frames to F features (PyTorch: `frame_transformation`)."""
+@dataclasses.dataclass(frozen=True)
+class CVAE(VideoModel):
+    """The report's model, and what goes beyond it; the section `config.model.cvae`.
 
-    features: int
-    formulation: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w f"]:
-        for i, divisor in enumerate((8, 4, 2)):
-            width = self.features // divisor
-            x = ResidualBlock(width, self.formulation, name=f"layer_{2 * i}")(x)
-            x = DepthConvBlock(width, self.formulation, name=f"layer_{2 * i + 1}")(x)
-        return Convolution("conv3x3", self.features, self.formulation, name="layer_6")(x)
-
-
-class LabelEncoder(nn.Module):
-    """Label images to L features (PyTorch: `label_transformation`); g time steps of b clips."""
-
-    features: int
-    formulation: str
-    axis_name: str | None
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "g b h w c"], mask: Float[Array, " b"], train: bool
-    ) -> Float[Array, "g b h w l"]:
-        g, b = x.shape[:2]
-        x = jnp.pad(x, ((0, 0), (0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
-        x = x.reshape(g * b, *x.shape[2:])
-        x = Convolution("conv7x7_valid", self.features // 2, self.formulation, name="layer_1")(x)
-        x = BatchNorm(self.axis_name, name="layer_2")(x.reshape(g, b, *x.shape[1:]), mask, train)
-        x = x.reshape(g * b, *x.shape[2:])
-        x = ResidualBlock(self.features, self.formulation, name="layer_4")(x)
-        return x.reshape(g, b, *x.shape[1:])
-
-
-class VectorEncoder(nn.Module):
-    """Labels that are vectors, of about unit scale, to L features, the same at every pixel.
-
-    Vectors without entries (no labels) become no features.
+    The prior is N(0, I); the latent is a map over all pixels. No gradient crosses time unless
+    `config.rollout.cut_feedback=False` asks for it.
     """
 
-    features: int
-    formulation: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "g b a"]) -> Float[Array, "g b 1 1 l"]:
-        g, b, entries = x.shape
-        if not entries:
-            return x.reshape(g, b, 1, 1, 0)
-        x = x.reshape(g * b, 1, 1, entries)
-        x = Convolution("dense", self.features, self.formulation, name="layer_0")(x)
-        x = leaky_relu(x, 0.01)
-        x = Convolution("dense", self.features, self.formulation, name="layer_2")(x)
-        return x.reshape(g, b, 1, 1, self.features)
-
-
-class GaussianPredictor(nn.Module):
-    """Frame and label features to the posterior's (mu, logvar) maps of N channels each."""
-
-    latents: int
-    formulation: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w i"]) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
-        n = self.latents
-        x = ResidualBlock(n // 4, self.formulation, name="layer_0")(x)
-        x = DepthConvBlock(n // 4, self.formulation, name="layer_1")(x)
-        x = ResidualBlock(n // 2, self.formulation, name="layer_2")(x)
-        x = DepthConvBlock(n // 2, self.formulation, name="layer_3")(x)
-        x = ResidualBlock(n, self.formulation, name="layer_4")(x)
-        x = Convolution("dense", 2 * n, self.formulation, name="layer_6")(x.astype(jnp.float32))
-        mu, logvar = jnp.split(x, 2, axis=-1)
-        return mu, logvar
-
-
-class DecoderFusion(nn.Module):
-    """Previous-frame features, label features and z to D features."""
-
-    features: int
-    formulation: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w m"]) -> Float[Array, "n h w d"]:
-        m, d = x.shape[-1], self.features
-        x = DepthConvBlock(m, self.formulation, name="layer_0")(x)
-        x = ResidualBlock(m // 4, self.formulation, name="layer_1")(x)
-        x = DepthConvBlock(m // 2, self.formulation, name="layer_2")(x)
-        x = ResidualBlock(m // 2, self.formulation, name="layer_3")(x)
-        x = DepthConvBlock(d // 2, self.formulation, name="layer_4")(x)
-        return Convolution("dense", d, self.formulation, name="layer_5")(x)
-
-
-class Generator(nn.Module):
-    """D features to `channels` maps, without an output activation."""
-
-    channels: int
-    formulation: str
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w d"]) -> Float[Array, "n h w c"]:
-        d = x.shape[-1]
-        x = DepthConvBlock(d, self.formulation, name="layer_0")(x)
-        for i, divisor in enumerate((2, 4, 8)):
-            x = ResidualBlock(d // divisor, self.formulation, name=f"layer_{2 * i + 1}")(x)
-            x = DepthConvBlock(d // divisor, self.formulation, name=f"layer_{2 * i + 2}")(x)
-        last = Convolution("dense", self.channels, self.formulation, name="layer_7")
-        return last(x.astype(jnp.float32))
-
-
-def positions(height: int, width: int, octaves: int) -> Float[Array, "{height} {width} c"]:
-    """Return where each pixel is, (height, width, 4 * octaves), in [-1, 1].
-
-    With row and column running over [-1, 1]: sin and cos of pi/2 * 2^k times each, k < octaves (Fourier
-    features, Tancik et al., 2020; with one octave the image's sides are told apart, as in CoordConv,
-    Liu et al., 2018).
-    """
-    channels = []
-    for k in range(octaves):
-        row, column = (0.5 * jnp.pi * 2**k * jnp.linspace(-1.0, 1.0, n) for n in (height, width))
-        for wave in (jnp.sin, jnp.cos):
-            channels.append(jnp.broadcast_to(wave(row)[:, None], (height, width)))
-            channels.append(jnp.broadcast_to(wave(column)[None, :], (height, width)))
-    return jnp.stack(channels, axis=-1)
-
-
-class CVAE(nn.Module):
-    """The model of one step: `encode_frame`, `encode_label`, `posterior` and `decode`.
-
-    Attributes:
-      frame_features: F, at least 8.
-      label_features: L, at least 2.
-      latent_channels: N, channels of the latent map z (H x W x N), at least 4.
-      decoder_features: D, at least 8.
-      output: 'rgb' as in the reference, or 'residual': the decoder also sees the clip's first frame with
-        its label and draws the difference to it, so that what does not move need not be drawn again.
-      position_octaves: the decoder also sees each pixel's place as sines and cosines of this many
-        octaves (see `positions`), so that it can remember what is where before a still camera; 0 = not.
-      history: the decoder also sees this many frames before the previous one, as they are: what moves has a
-        direction; 0 = none.
-      formulation: 'auto', 'plain' or 'cpu' (see `cvae_jax.models.ops`).
-      precision: of the features: 'float32', or 'bfloat16' (mixed precision, Micikevicius et al., 2018:
-        parameters, statistics, the posterior, the frame and every loss stay in float32).
-      axis_name: pmap axis over which BatchNorm's statistics are summed; None on one device.
-    """
-
-    frame_features: int
-    label_features: int
-    latent_channels: int
-    decoder_features: int
+    frame_features: int = 128  # F, at least 8
+    label_features: int = 32  # L, at least 2
+    latent_channels: int = 12  # N, at least 4: z is H x W x N
+    decoder_features: int = 192  # D, at least 8
+    # rgb (report), or residual: the decoder also sees the clip's first frame with its label and draws the
+    # difference to it, so that what does not move need not be drawn again.
     output: str = "rgb"
+    # The decoder also sees each pixel's place as sines and cosines of this many octaves (see `positions`), so
+    # that it can remember what is where before a still camera; 0 = it does not.
     position_octaves: int = 0
+    # The decoder also sees this many frames before the previous one (what moves has a direction); fewer than
+    # n_past.
     history: int = 0
-    formulation: str = "auto"
+    cut_previous_features: bool = True  # no gradient into the previous frame's features (report)
+    formulation: str = "auto"  # auto (by backend), plain or cpu (see `cvae_jax.models.ops`)
+    # Of the features, from `config.precision`. bfloat16: mixed precision (Micikevicius et al., 2018);
+    # parameters, statistics, the posterior, the frame and every loss stay in float32.
     precision: str = "float32"
     axis_name: str | None = None
 
-    def setup(self) -> None:
-        form = resolve_formulation(self.formulation)
-        self.frame_encoder = FrameEncoder(self.frame_features, form)
-        self.label_encoder = LabelEncoder(self.label_features, form, self.axis_name)
-        self.vector_encoder = VectorEncoder(self.label_features, form)
-        self.gaussian_predictor = GaussianPredictor(self.latent_channels, form)
-        self.decoder_fusion = DecoderFusion(self.decoder_features, form)
-        self.generator = Generator(3, form)
+    network_class: ClassVar[type[nn.Module]] = Network
 
-    def encode_frame(self, frame: Float[Array, "n h w 3"]) -> Float[Array, "n h w f"]:
-        """Encode frames in [0, 1]; the same encoder serves the previous and the current frame."""
-        return self.frame_encoder(self._features(frame))
+    def __post_init__(self) -> None:
+        for field, least in LEAST.items():
+            if getattr(self, field) < least:
+                raise UserError(
+                    f"config.model.cvae.{field} is {getattr(self, field)}; give at least {least}"
+                    + (", the model divides it into whole parts." if least else ".")
+                )
+        for field, known in (("output", OUTPUTS), ("formulation", ops.FORMULATIONS)):
+            if getattr(self, field) not in known:
+                raise UserError(
+                    f"config.model.cvae.{field} is {getattr(self, field)!r}; "
+                    f"choose one of {', '.join(known)}."
+                )
 
-    def encode_label(
-        self, label: Float[Array, "g b ..."], mask: Float[Array, " b"], train: bool
-    ) -> Float[Array, "g b h w l"]:
-        """Encode the labels of g time steps; `mask` is 1 for real clips, 0 for padding.
+    @functools.cached_property
+    def network(self) -> nn.Module:
+        """The Flax module of one step."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(CVAE)}
+        del fields["cut_previous_features"]
+        return self.network_class(**fields | {"formulation": ops.resolve_formulation(self.formulation)})
 
-        Images (g, b, h, w, 3) in [0, 1], or vectors (g, b, a), whose features have h = w = 1.
+    @property
+    def clips_at_once(self) -> int | None:  # type: ignore[override]  # nobody sets it
+        """A few clips on a CPU, whose caches they fit; everything on an accelerator."""
+        return ops.clips_at_once(self.formulation)
+
+    def check(self, n_past: int, cut_feedback: bool) -> None:
+        """Refuse a history that reaches back before the context frames, and feedback without a gradient."""
+        if not cut_feedback and self.cut_previous_features:
+            raise UserError(
+                "config.rollout.cut_feedback=False needs config.model.cvae.cut_previous_features=False: the "
+                "gradient through time passes through the previous frame's features."
+            )
+        if self.history >= n_past:
+            raise UserError(
+                f"config.model.cvae.history is {self.history}; give less than config.n_past={n_past}: the "
+                "first predicted frame would have no such past."
+            )
+
+    def latent_shape(self, frame_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return (height, width, N)."""
+        return (*frame_size, self.latent_channels)
+
+    def init(self, seed: int, frame_size: tuple[int, int], label_size: int | None = None) -> Variables:
+        """Return the initial variables: the same numbers on every backend.
+
+        Draws the distribution that the network declares (uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0) with
+        NumPy, because compiling 130 random draws takes half a minute on a CPU and this takes none.
         """
-        if label.ndim == 3:
-            return self.vector_encoder(self._features(label))
-        return self.label_encoder(self._features(label), mask, train)
+        frame = jax.ShapeDtypeStruct((1, *frame_size, 3), jnp.float32)
+        label = frame if label_size is None else jax.ShapeDtypeStruct((1, label_size), jnp.float32)
+        network = self.network.clone(axis_name=None)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), frame, label)
+        rng = np.random.default_rng(np.random.SeedSequence([seed]))
+        return {"batch_stats": {}} | _drawn(shapes, rng)
 
-    def posterior(
-        self, frame_features: Float[Array, "n h w f"], label_features: Float[Array, "n hl wl l"]
-    ) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
-        """Return (mu, logvar) of q(z | current frame, label)."""
-        joined = jnp.concatenate([frame_features, _spread(label_features, frame_features)], axis=-1)
-        return self.gaussian_predictor(self._features(joined))
+    def begin(self, variables: Variables, given: Array, labels: Array, train: bool) -> tuple[dict, dict]:
+        """Return the reference (first frame with its label image) and what the decoder remembers.
 
-    def decode(
-        self,
-        previous_features: Float[Array, "n h w f"],
-        label_features: Float[Array, "n hl wl l"],
-        z: Float[Array, "n h w z"],
-        reference: Float[Array, "n h w r"],
-        history: Float[Array, "n h w k"] | None = None,
-    ) -> Float[Array, "n h w 3"]:
-        """Return the predicted frame, not clamped.
-
-        `reference` holds the clip's first frame and, where it is an image, its label; the 'residual' output
-        uses it only. `history` holds the frames before the previous one, latest first, where the model is
-        shown any.
+        In training the carry also holds the features of the latest true frame: they serve as "current" at its
+        own step and as "previous" at the next one, where no gradient is needed.
         """
-        inputs = [previous_features, _spread(label_features, z), z]
-        if self.output == "residual":
-            inputs.append(reference)
+        first = given[:, 0]
+        reference = jnp.concatenate([first, labels[:, 0]], axis=-1) if labels.ndim == 5 else first
+        carry = {}
         if self.history:
-            inputs.append(history)
-        if self.position_octaves:
-            n, h, w, _ = z.shape
-            places = positions(h, w, self.position_octaves)
-            inputs.append(jnp.broadcast_to(places, (n, *places.shape)))
-        joined = jnp.concatenate(inputs, axis=-1)
-        drawn = self.generator(self.decoder_fusion(self._features(joined)))
-        return drawn if self.output == "rgb" else reference[..., :3] + drawn
+            carry["history"] = jnp.tile(first, (1, 1, 1, self.history))
+        if self._carries_features(train):
+            carry["features"] = lax.stop_gradient(self._grouped_features(variables, first))
+        return {"reference": reference}, carry
 
-    def _features(self, x: Array) -> Array:
-        return x.astype(self.precision)
+    def condition(
+        self, variables: Variables, labels: Array, mask: Array, train: bool
+    ) -> tuple[Array, PyTree]:
+        """Return the label features (s, b, h, w, l); BatchNorm sees the whole batch."""
+        if not train:
+            features = self._apply("encode_label", variables, labels, mask, False)
+            return features, variables["batch_stats"]
+        features, updates = self.network.apply(
+            variables, labels, mask, True, method="encode_label", mutable=["batch_stats"]
+        )
+        return features, updates.get("batch_stats", variables["batch_stats"])  # labels may need none
 
-    def __call__(self, frame: Float[Array, "n h w 3"], label: Float[Array, "n ..."]) -> Array:
-        """Run every module once (used to create the variables)."""
-        features = self.encode_frame(frame)
-        label_features = self.encode_label(label[None], jnp.ones(frame.shape[0]), train=True)[0]
-        mu, _ = self.posterior(features, label_features)
-        reference = jnp.concatenate([frame, label], axis=-1) if label.ndim == 4 else frame
-        history = jnp.tile(frame, (1, 1, 1, self.history)) if self.history else None
-        return self.decode(features, label_features, mu, reference, history)
+    def observe(
+        self, variables: Variables, constants: dict, carry: dict, x: StepInputs, train: bool
+    ) -> tuple[StepOutputs, dict, PyTree]:
+        """Predict a frame with z from the posterior of the target."""
+
+        def step(_: None, clips: tuple[dict, dict, dict]) -> tuple[None, tuple[StepOutputs, dict]]:
+            constants, carry, own = clips
+            return None, self._observe(variables, constants, carry, dataclasses.replace(x, **own))
+
+        clips = (constants, carry, x.per_clip())
+        _, (outputs, carry) = over_groups(self.clips_at_once, step, None, clips)
+        return outputs, carry, variables["batch_stats"]
+
+    def _observe(
+        self, variables: Variables, constants: dict, carry: dict, x: StepInputs
+    ) -> tuple[StepOutputs, dict]:
+        frozen = lax.stop_gradient(variables)
+        if "features" in carry and x.previous_is_true.ndim == 0:
+            previous = lax.cond(
+                x.previous_is_true,
+                lambda: carry["features"],
+                lambda: self._apply("encode_frame", frozen, lax.stop_gradient(x.previous)),
+            )
+        elif self.cut_previous_features:
+            previous = self._apply("encode_frame", frozen, lax.stop_gradient(x.previous))
+        else:
+            previous = self._apply("encode_frame", variables, x.previous)
+        current = self._apply("encode_frame", variables, x.target)
+        outputs = self._reconstruct(variables, constants, previous, current, carry.get("history"), x)
+        return outputs, self._after(carry, x.previous, current)
+
+    def _reconstruct(
+        self,
+        variables: Variables,
+        constants: dict,
+        previous: Array,
+        current: Array,
+        history: Array | None,
+        x: StepInputs,
+    ) -> StepOutputs:
+        """Return the outputs from the features of the previous and the current frame."""
+        posterior = Gaussian(*self._apply("posterior", variables, current, x.conditioning))
+        z = posterior.sample(x.noise)
+        raw = self._apply("decode", variables, previous, x.conditioning, z, constants["reference"], history)
+        return StepOutputs(raw, standard_normal(posterior.mean), posterior)
+
+    def imagine(
+        self, variables: Variables, constants: dict, carry: dict, x: StepInputs
+    ) -> tuple[StepOutputs, dict]:
+        """Predict a frame with z from N(0, I)."""
+
+        def step(_: None, clips: tuple[dict, dict, dict]) -> tuple[None, tuple[Array, dict]]:
+            constants, carry, own = clips
+            here = dataclasses.replace(x, **own)
+            previous = self._apply("encode_frame", variables, here.previous)
+            raw = self._apply(
+                "decode",
+                variables,
+                previous,
+                here.conditioning,
+                here.noise,
+                constants["reference"],
+                carry.get("history"),
+            )
+            return None, (raw, self._after(carry, here.previous, None))
+
+        clips = (constants, carry, x.per_clip())
+        _, (raw, carry) = over_groups(self.clips_at_once, step, None, clips)
+        return StepOutputs(raw, standard_normal(x.noise)), carry
+
+    def teacher_forced_chunk(
+        self, variables: Variables, constants: dict, carry: dict, x: StepInputs, train: bool
+    ) -> tuple[StepOutputs, dict, PyTree]:
+        """Predict several teacher-forced frames as one batch of (steps x clips)."""
+        assert x.target is not None, "there are true frames to force"
+        steps, clips = x.target.shape[:2]
+        fold = lambda a: a.reshape(steps * clips, *a.shape[2:])  # noqa: E731
+        unfold = lambda a: a.reshape(steps, clips, *a.shape[1:])  # noqa: E731
+        if "features" in carry:
+            current = unfold(self._apply("encode_frame", variables, fold(x.target)))
+            before = carry["features"][None]
+        else:
+            window = jnp.concatenate([x.previous[:1], x.target])
+            features = self._apply("encode_frame", variables, window.reshape(-1, *window.shape[2:]))
+            features = features.reshape(steps + 1, clips, *features.shape[1:])
+            before, current = features[:1], features[1:]
+        previous = jnp.concatenate([before, current[:-1]])
+        if self.cut_previous_features:
+            previous = lax.stop_gradient(previous)
+        history = None
+        if self.history:
+            older = jnp.split(carry["history"], self.history, axis=-1)[::-1]
+            seen = jnp.concatenate([jnp.stack(older), x.previous])
+            shifted = [seen[self.history - 1 - k :][:steps] for k in range(self.history)]
+            history = fold(jnp.concatenate(shifted, axis=-1))
+        reference = fold(jnp.broadcast_to(constants["reference"], (steps, *constants["reference"].shape)))
+        folded = dataclasses.replace(x, conditioning=fold(x.conditioning), noise=fold(x.noise))
+        outputs = self._reconstruct(
+            variables, {"reference": reference}, fold(previous), fold(current), history, folded
+        )
+        for step in range(steps):
+            carry = self._after(carry, x.previous[step], current[step])
+        return jax.tree.map(unfold, outputs), carry, variables["batch_stats"]
+
+    def _after(self, carry: dict, previous: Array, current: Array | None) -> dict:
+        """Return the carry after a step; `current` are the target's features."""
+        after = dict(carry)
+        if self.history:
+            kept = carry["history"][..., : previous.shape[-1] * (self.history - 1)]
+            after["history"] = jnp.concatenate([previous, kept], axis=-1)
+        if "features" in carry and current is not None:
+            after["features"] = lax.stop_gradient(current)
+        return after
+
+    def _carries_features(self, train: bool) -> bool:
+        return train and self.cut_previous_features
+
+    def _grouped_features(self, variables: Variables, frame: Array) -> Array:
+        encode = lambda _, x: (None, self._apply("encode_frame", variables, x))  # noqa: E731
+        return over_groups(self.clips_at_once, encode, None, frame)[1]
+
+    def _apply(self, method: str, variables: Variables, *inputs: Any) -> Any:
+        return self.network.apply(variables, *inputs, method=method)
 
 
-def _spread(label_features: Array, like: Array) -> Array:
-    """Return the features of a vector at every pixel of `like`; an image's as they are."""
-    return jnp.broadcast_to(label_features, (*like.shape[:3], label_features.shape[-1]))
-
-
-def init_variables(
-    model: CVAE, seed: int, frame_size: tuple[int, int], label_size: int | None = None
-) -> dict:
-    """Create {'params', 'batch_stats'} from `seed`: the same numbers on every backend.
-
-    `label_size` is the length of labels that are vectors; None: they are images.
-    Draws the distribution that `model.init` declares (uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0)
-    with NumPy, because compiling 130 random draws takes half a minute on a CPU and this takes none.
-    """
-    frame = jax.ShapeDtypeStruct((1, *frame_size, 3), jnp.float32)
-    label = frame if label_size is None else jax.ShapeDtypeStruct((1, label_size), jnp.float32)
-    shapes = jax.eval_shape(model.clone(axis_name=None).init, jax.random.key(0), frame, label)
-    rng = np.random.default_rng(np.random.SeedSequence([seed]))
-
-    def fill(tree: dict) -> dict:
-        if "kernel" in tree:
-            bound = 1.0 / math.sqrt(math.prod(tree["kernel"].shape[:-1]))
-            return {
-                name: rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
-                for name, leaf in sorted(tree.items())
-            }
-        if isinstance(next(iter(tree.values())), dict):
-            return {name: fill(branch) for name, branch in sorted(tree.items())}
-        constants = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
-        return {name: np.full(leaf.shape, constants[name], np.float32) for name, leaf in tree.items()}
-
-    return {"batch_stats": {}} | fill(shapes)
+def _drawn(tree: dict, rng: np.random.Generator) -> dict:
+    """Return arrays shaped like the leaves of `tree`, drawn in the order of their names."""
+    if "kernel" in tree:
+        bound = 1.0 / math.sqrt(math.prod(tree["kernel"].shape[:-1]))
+        return {
+            name: rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+            for name, leaf in sorted(tree.items())
+        }
+    if isinstance(next(iter(tree.values())), dict):
+        return {name: _drawn(branch, rng) for name, branch in sorted(tree.items())}
+    constants = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
+    return {name: np.full(leaf.shape, constants[name], np.float32) for name, leaf in tree.items()}

@@ -1,4 +1,4 @@
-"""How much arithmetic the model is, counted from its parameters.
+"""How much arithmetic the report's CVAE is, counted from its parameters.
 
 Every map keeps the frame's resolution, so a convolution does as many multiply-adds per pixel as its kernel
 has weights. Additions of biases, activations and normalisation (a few percent) are not counted.
@@ -21,7 +21,7 @@ def training_flops(params: PyTree, pixels: int, teacher_forced: bool = True) -> 
     """Return the floating-point operations of one predicted frame's share of a training step.
 
     A multiply-add counts two. A gradient costs two convolutions for each of the forward pass, but the frame
-    and the label images need none. The previous frame is encoded anew, without gradient, only where it is a
+    and the label images need none. The previous frame is encoded again, without gradient, only where it is a
     generated one.
 
     Args:

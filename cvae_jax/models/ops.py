@@ -19,7 +19,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 FORMULATIONS = ("auto", "plain", "cpu")
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def resolve_formulation(name: str) -> str:
@@ -61,9 +60,11 @@ def dense_halves(
     """Apply a 1x1 convolution and return the first and the second half of its channels (o is even)."""
     if formulation == "cpu":
         half = bias.shape[0] // 2  # two products: nothing as wide as both halves is ever put together
-        first, second = (slice(half), slice(half, None))
-        return tuple(_dense_cpu(x, kernel[0, 0, :, s], bias[s]) for s in (first, second))
-    return tuple(jnp.split(dense(x, kernel, bias, formulation), 2, axis=-1))
+        halves = (slice(half), slice(half, None))
+        first, second = (_dense_cpu(x, kernel[0, 0, :, s], bias[s]) for s in halves)
+    else:
+        first, second = jnp.split(dense(x, kernel, bias, formulation), 2, axis=-1)
+    return first, second
 
 
 def conv3x3(
@@ -117,7 +118,7 @@ def _conv(x: Array, kernel: Array, padding: str, feature_group_count: int = 1) -
         kernel,
         (1, 1),
         padding,
-        dimension_numbers=_LAYOUT,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=feature_group_count,
         precision=_full_precision(x),
     )
@@ -145,7 +146,13 @@ def _pad(x: Array) -> Array:
 
 def _transposed_product(x: Array, y: Array) -> Array:
     """x^T y of the pixels' channels, (i, o)."""
-    return lax.dot_general(_rows(x), _rows(y), (((0,), (0,)), ((), ())))
+    return _product(_rows(x), _rows(y), contract=(0, 0)).astype(x.dtype)
+
+
+def _product(x: Array, y: Array, contract: tuple[int, int] = (1, 0)) -> Array:
+    """The matrix product in float32, whatever the precision of the factors."""
+    axes = ((contract[0],), (contract[1],))
+    return lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=jnp.float32)
 
 
 def _bias_gradient(g: Array) -> Array:
@@ -161,7 +168,7 @@ def _flip(kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _dense_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    y = (_rows(x) @ kernel + bias[None, :]).astype(x.dtype)
+    y = (_product(_rows(x), kernel) + bias[None, :]).astype(x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -173,7 +180,7 @@ def _dense_cpu_backward(residuals, g):
     x, kernel = residuals
     g = lax.optimization_barrier(g)
     g_rows = _rows(g)
-    dx = (g_rows @ kernel.T).reshape(x.shape)
+    dx = _product(g_rows, kernel.T).astype(x.dtype).reshape(x.shape)
     return dx, _transposed_product(x, g), _bias_gradient(g)
 
 
@@ -186,7 +193,7 @@ _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
 @jax.custom_vjp
 def _conv3x3_cpu(x: Array, kernel: Array, bias: Array) -> Array:
     convolve = _narrow_conv3x3 if _narrow(*kernel.shape[2:]) else _native_conv3x3
-    return _biased(convolve(x, kernel), bias)
+    return _biased(convolve(x, kernel), bias).astype(x.dtype)
 
 
 def _conv3x3_cpu_forward(x, kernel, bias):
@@ -212,10 +219,10 @@ def _native_conv3x3(x: Array, kernel: Array) -> Array:
 
 
 def _narrow_conv3x3(x: Array, kernel: Array) -> Array:
-    """One (NHW, I) x (I, 9 O) product whose nine parts are shifted into place and summed."""
+    """One (NHW, I) x (I, 9 O) product whose nine parts are shifted into place and summed, in float32."""
     outputs = kernel.shape[-1]
-    parts = _rows(x) @ kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], 9 * outputs)
-    parts = parts.reshape(*x.shape[:3], 9 * outputs)
+    taps = kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], 9 * outputs)
+    parts = _product(_rows(x), taps).reshape(*x.shape[:3], 9 * outputs)
     return _sum_of_shifts(parts, lambda part, i, j: part[..., (3 * i + j) * outputs :][..., :outputs])
 
 
@@ -251,12 +258,13 @@ def _sum_of_shifts(x: Array, tap: Callable[[Array, int, int], Array]) -> Array:
 
 
 def _shifted_multiplies(x: Array, kernel: Array) -> Array:
-    return _sum_of_shifts(x, lambda part, i, j: part * _along_channels(kernel[i, j, 0]))
+    wide = kernel.astype(jnp.float32)  # the taps are summed in float32
+    return _sum_of_shifts(x, lambda part, i, j: part.astype(jnp.float32) * _along_channels(wide[i, j, 0]))
 
 
 @jax.custom_vjp
 def _depthwise_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    return _biased(_shifted_multiplies(x, kernel), bias)
+    return _biased(_shifted_multiplies(x, kernel), bias).astype(x.dtype)
 
 
 def _depthwise_cpu_forward(x, kernel, bias):
@@ -266,7 +274,7 @@ def _depthwise_cpu_forward(x, kernel, bias):
 def _depthwise_cpu_backward(residuals, g):
     x, kernel = residuals
     g = lax.optimization_barrier(g)
-    dx = _shifted_multiplies(g, _flip(kernel))
+    dx = _shifted_multiplies(g, _flip(kernel)).astype(x.dtype)
     return dx, _depthwise_kernel_gradient(x, g), _bias_gradient(g)
 
 

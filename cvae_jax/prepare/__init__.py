@@ -1,1 +1,1 @@
-"""Any video of one person made into a data set: prepare.py is the door."""
+"""From a video of one person to a data set: what prepare.py calls."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from cvae_jax.data.pose import USED_LANDMARKS, landmark_index
-from cvae_jax.errors import UserError
 from cvae_jax.prepare.settings import Box
+from cvae_jax.runtime.errors import UserError
 
 PORTRAIT, LANDSCAPE = (64, 32), (32, 64)  # H, W
 USED = [landmark_index(name) for name in USED_LANDMARKS]
@@ -55,7 +55,8 @@ def choose_crop(
     if given is not None:
         sides = np.maximum(sides, wanted)  # not cut by rounding
     corner = np.clip(np.round(center - sides / 2), 0, np.array(size) - sides)
-    return tuple(int(v) for v in (*corner, *(corner + sides))), frame_size
+    left, top, right, bottom = (int(v) for v in (*corner, *(corner + sides)))
+    return (left, top, right, bottom), frame_size
 
 
 def check_inside(box: Box, size: tuple[int, int]) -> None:
@@ -78,4 +79,4 @@ def cut_off(landmarks: np.ndarray, crop: Box, size: tuple[int, int]) -> float:
     slack = 0.05 * min(crop[2] - crop[0], crop[3] - crop[1])
     inside = ((points >= np.array(crop[:2]) - slack) & (points <= np.array(crop[2:]) + slack)).all(axis=-1)
     known = np.isfinite(landmarks).all(axis=-1)[:, USED].any(axis=1)
-    return float((seen & ~inside).any(axis=1)[known].mean()) if known.any() else 0.0
+    return float(np.any(seen & ~inside, axis=1)[known].mean()) if known.any() else 0.0

@@ -11,7 +11,7 @@ import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cvae_jax.errors import UserError
+from cvae_jax.runtime.errors import UserError
 
 SOURCE_FPS = 30.0  # of a folder of frames, which has no times
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -60,7 +60,7 @@ class Footage(abc.ABC):
             raise UserError(f"{self.path} has changed while it was read; prepare it again.")
 
     @abc.abstractmethod
-    def _items(self) -> Iterator[Any]:
+    def _items(self) -> Generator[Any, None, None]:
         """Yield all frames, not yet converted."""
 
     @abc.abstractmethod
@@ -132,7 +132,7 @@ class Video(Footage):
                 lasts = container.duration / av.time_base
             return stream.frames, lasts, float(stream.average_rate or SOURCE_FPS)
 
-    def _items(self, seen: list[float] | None = None) -> Iterator[av.VideoFrame]:
+    def _items(self, seen: list[float] | None = None) -> Generator[av.VideoFrame, None, None]:
         with _opened(self.path) as container:
             container.streams.video[0].thread_type = "AUTO"
             decoded = 0
@@ -170,12 +170,13 @@ class Folder(Footage):
             raise UserError(f"{path} holds one image: give a folder with all frames of a video.")
         self.times = np.arange(len(self.files)) / fps
 
-    def _items(self) -> Iterator[Path]:
+    def _items(self) -> Generator[Path, None, None]:
         yield from self.files
 
     def _picture(self, item: Path) -> Image.Image:
         try:
-            with Image.open(item) as image:
+            with Image.open(item) as opened:
+                image: Image.Image = opened
                 if image.mode == "P":  # a palette may hold transparency, which only RGBA takes
                     image = image.convert("RGBA")
                 elif image.mode.startswith("I"):  # 16 bits: Pillow would clip instead of scaling

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from cvae_jax.data.pose import LANDMARKS, landmark_index
-from cvae_jax.errors import UserError
 from cvae_jax.prepare.footage import numbered
+from cvae_jax.runtime.errors import UserError
 
 FORMS = "MediaPipe's 33 landmarks a frame or OpenPose's BODY_25 or COCO-18"
 LEAST_CONFIDENCE = 0.1  # of an OpenPose joint: below it is not known

@@ -1,7 +1,7 @@
 """The environment that MediaPipe needs for itself, set up on first use and kept.
 
-It lies in CVAE_JAX_POSE_ENV, or in cvae_jax/ of XDG_CACHE_HOME (~/.cache) under a name that changes with
-what is installed. It appears complete or not at all; of several processes one sets it up and the others wait.
+It lies in CVAE_JAX_POSE_ENV, or in the user's cache folder under a name that changes with what is installed.
+It appears complete or not at all; of several processes one sets it up and the others wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvae_jax.errors import UserError
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import user_cache_folder
 
 REQUIREMENTS = Path(__file__).parent / "requirements-pose.txt"
 PYTHONS = ((3, 11), (3, 12), (3, 10))  # for which there is this MediaPipe
@@ -59,9 +60,8 @@ def environment_folder() -> Path:
     """Return where the environment is, or will be."""
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).expanduser().absolute()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = hashlib.blake2b(REQUIREMENTS.read_bytes(), digest_size=4).hexdigest()
-    return cache.absolute() / "cvae_jax" / f"pose-{key}"
+    return user_cache_folder().absolute() / f"pose-{key}"
 
 
 def find_python() -> str:
@@ -120,6 +120,7 @@ def _run(command: list[str], doing: str, bar: tqdm | None) -> None:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
+        assert process.stdout is not None, "it is a pipe"
         try:
             for line in process.stdout:
                 if bar is not None and line.startswith("Collecting "):
@@ -132,6 +133,6 @@ def _run(command: list[str], doing: str, bar: tqdm | None) -> None:
         errors = [line for line in said if line.startswith("ERROR")] or [line for line in said if line]
         last = errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else f"status {process.returncode}"
         raise UserError(
-            f"Setting up the pose model failed while {doing} ({last}): mend that and run this again, "
+            f"Setting up the pose model failed while {doing} ({last}): fix that and run this again, "
             f"{WAY_OUT}."
         )

@@ -13,15 +13,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from cvae_jax.data.pose import LANDMARKS
-from cvae_jax.errors import UserError
 from cvae_jax.prepare.pose_environment import WAY_OUT
 from cvae_jax.prepare.settings import Box
+from cvae_jax.runtime.errors import UserError
 
 WORKER = Path(__file__).parent / "pose_worker.py"
 MOST_WORKERS = 8
@@ -109,21 +109,23 @@ class PoseModel:
 class _Worker:
     """One process; asked by one thread at a time."""
 
-    def __init__(self, process: subprocess.Popen, errors: Any) -> None:
-        self.process = process
+    def __init__(self, python: Path, stdin: IO[bytes], stdout: IO[bytes], errors: IO[bytes]) -> None:
+        self.python = python
+        self.stdin = stdin
+        self.stdout = stdout
         self.errors = errors
 
     def ask(self, pixels: np.ndarray, mirror: bool) -> np.ndarray:
         height, width, _ = pixels.shape
         try:
-            self.process.stdin.write(struct.pack("<3I", width, height, mirror) + pixels.tobytes())
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            self.stdin.write(struct.pack("<3I", width, height, mirror) + pixels.tobytes())
+            self.stdin.flush()
+            answer = self.stdout.readline()
         except OSError:
             answer = b""
         if not answer:
             raise UserError(
-                f"The pose model in {self.process.args[0]} stopped ({self._last_words()}): delete its "
+                f"The pose model in {self.python} stopped ({self._last_words()}): delete its "
                 f"environment so that it is set up again, {WAY_OUT}."
             )
         found = json.loads(answer)
@@ -153,8 +155,9 @@ def _worker(python: Path) -> Iterator[_Worker]:
                 f"The pose model's {python} cannot be started ({error.strerror}): delete its environment so "
                 f"that it is set up again, {WAY_OUT}."
             ) from error
+        assert process.stdin is not None and process.stdout is not None, "they are pipes"
         try:
-            yield _Worker(process, errors)
+            yield _Worker(python, process.stdin, process.stdout, errors)
         finally:
             process.kill()
             process.wait()

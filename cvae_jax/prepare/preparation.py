@@ -7,7 +7,6 @@ import hashlib
 import json
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import cvae_jax
-from cvae_jax.data.datasets import prepared, store
+from cvae_jax.data import store
+from cvae_jax.data.datasets import prepared
 from cvae_jax.data.pose import LANDMARKS, USED_LANDMARKS, draw_pose
-from cvae_jax.errors import UserError
 from cvae_jax.prepare import poses
 from cvae_jax.prepare.contact_sheet import Sample, draw_cell, draw_sheet
 from cvae_jax.prepare.crop import USED, check_inside, choose_crop, cut_off
@@ -27,10 +26,12 @@ from cvae_jax.prepare.footage import Folder, Footage, open_footage
 from cvae_jax.prepare.keypoints import read_keypoints
 from cvae_jax.prepare.pose_environment import pose_python
 from cvae_jax.prepare.pose_model import PoseModel
-from cvae_jax.prepare.settings import Box, Settings, check_out
+from cvae_jax.prepare.settings import Box, Settings, check_out, check_writable
 from cvae_jax.prepare.split import Stretch, divide, runs
 from cvae_jax.prepare.timing import Timing, resample
 from cvae_jax.prepare.track import find_person
+from cvae_jax.runtime import cli
+from cvae_jax.runtime.errors import UserError
 
 DECIMALS = 4  # of a keypoint in [0, 1]
 SAMPLES = 12  # in the contact sheet
@@ -66,12 +67,12 @@ def prepare(settings: Settings) -> Iterator[str]:
     """
     out = Path(settings.out)
     check_out(out, settings.overwrite, prepared.is_prepared(out))
-    _check_writable(out)
+    check_writable(out)
     clip = find_clip(settings)
     yield from report(clip)
     write(clip, settings)
     yield f"Look at {out / prepared.CONTACT_SHEET}; then train:"
-    yield f"python train.py --config=configs/recommended.py {quoted_flags(out)}"
+    yield f"{cli.command('train')} --config=configs/recommended.py {quoted_flags(out)}"
     lengths = [s.stop - s.start for s in clip.stretches if s.split == "train"]
     advice = advise(lengths)
     if advice:
@@ -185,13 +186,12 @@ def write(clip: Clip, settings: Settings) -> None:
     try:
         store.prepare(
             out,
-            lambda folder: prepared.Prepared(
+            prepared.make_contents(
                 scene=described["scene"],
                 stretches=splits,
                 frames=iter(frames),
                 label=frames.label,
                 frame_size=clip.frame_size,
-                data_dir=folder,
             ),
             "--out",
             add=add,
@@ -283,20 +283,5 @@ def _hash(footage: Footage) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in footage.files if isinstance(footage, Folder) else [footage.path]:
         with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
-
-
-def _check_writable(out: Path) -> None:
-    """Raise UserError where `out` could not be written, before an hour is spent on it."""
-    try:
-        existing = out.parent
-        while not existing.exists():
-            existing = existing.parent
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {existing} ({error.strerror}): give --out a folder that can be written."
-        ) from error

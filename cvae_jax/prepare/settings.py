@@ -1,13 +1,14 @@
-"""What the door's flags say, checked before anything is read."""
+"""The settings of prepare.py, checked before anything is read."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
+import tempfile
 from pathlib import Path
 
-from cvae_jax.errors import UserError
+from cvae_jax.runtime.errors import UserError
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the video, x1 and y1 excluded
 
@@ -109,3 +110,17 @@ def check_out(out: Path, overwrite: bool, is_prepared: bool) -> None:
             f"The folder {out} holds a prepared data set already; add --overwrite to replace it, or give "
             "--out another folder."
         )
+
+
+def check_writable(out: Path) -> None:
+    """Raise UserError where `out` could not be written, before an hour is spent on it."""
+    try:
+        existing = out.parent
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {existing} ({error.strerror}): give --out a folder that can be written."
+        ) from error

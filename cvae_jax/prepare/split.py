@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvae_jax.errors import UserError
+from cvae_jax.runtime.errors import UserError
 
 SHORTEST = 2  # frames of a recording: one is given and one is predicted
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from cvae_jax.errors import UserError
 from cvae_jax.prepare.footage import Footage
+from cvae_jax.runtime.errors import UserError
 
 HIGHEST_DEFAULT = 30.0  # frames per second
 TOLERANCE = 1.01  # 30 may be asked of a video of 29.97

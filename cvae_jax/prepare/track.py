@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from cvae_jax.data.pose import landmark_index
-from cvae_jax.errors import UserError
 from cvae_jax.prepare.crop import USED
 from cvae_jax.prepare.footage import Footage
 from cvae_jax.prepare.pose_model import Look, PoseModel
 from cvae_jax.prepare.poses import merge_looks
 from cvae_jax.prepare.settings import Box
 from cvae_jax.prepare.timing import Timing
+from cvae_jax.runtime.errors import UserError
 
 WHOLE_SIDE = 640  # longer side of what the model is given of the whole picture, in pixels
 CLOSE_SIDE = 448
@@ -94,7 +94,7 @@ def _second_pass(
         looks = []
         for margin in MARGINS:
             half = side * margin / 2
-            box = tuple(float(v) for v in (x - half, y - half, x + half, y + half))
+            box = (float(x - half), float(y - half), float(x + half), float(y + half))
             looks += [model.look(picture, Look(box, region, CLOSE_SIDE, m)) for m in (False, True)]
         return np.stack(looks)
 

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae_jax.errors import UserError
-from cvae_jax.files import replacing
 from cvae_jax.report.tables import markdown_table, row_name, with_interval
+from cvae_jax.runtime import cli
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import replacing
 
 # What says which model was measured, not how.
-OF_THE_RUN = ("checkpoint", "step", "epochs_trained", "parameters_averaged", "commit")
+OF_THE_RUN = ("model", "checkpoint", "step", "epochs_trained", "parameters_averaged", "commit")
 BEST = "best"  # the checkpoint of the highest validation PSNR: chosen on the clips of that split
 
 
@@ -58,10 +59,12 @@ def _read(workdir: Path, split: str) -> dict:
     except FileNotFoundError:
         flag = "" if split == "validation" else f" --split={split}"
         raise UserError(
-            f"There is no {path}; run python evaluate.py --workdir={workdir}{flag} first."
+            f"There is no {path}; run {cli.command('evaluate')} --workdir={workdir}{flag} first."
         ) from None
     except ValueError:
-        raise UserError(f"{path} is not whole; run evaluate.py --workdir={workdir} again.") from None
+        raise UserError(
+            f"{path} is not whole; run {cli.command('evaluate')} --workdir={workdir} again."
+        ) from None
 
 
 def refuse_other_protocol(first: str, one: dict, second: str, other: dict) -> None:
@@ -72,9 +75,10 @@ def refuse_other_protocol(first: str, one: dict, second: str, other: dict) -> No
         if field not in OF_THE_RUN and one.get(field) != other.get(field)
     ]
     if differing:
-        told = "; ".join(f"{f} is {one.get(f)!r} and {other.get(f)!r}" for f in differing)
+        differences = "; ".join(f"{f} is {one.get(f)!r} and {other.get(f)!r}" for f in differing)
         raise UserError(
-            f"{first} and {second} were measured under different protocols ({told}); evaluate them alike."
+            f"{first} and {second} were measured under different protocols ({differences}); "
+            "evaluate them alike."
         )
 
 

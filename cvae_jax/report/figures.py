@@ -5,14 +5,15 @@ Videos are uint8 frames of shape (T, H, W, 3). Every file appears whole or not a
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from cvae_jax.files import replacing
 from cvae_jax.report.canvas import (
     BACKGROUND,
     BAR,
@@ -24,6 +25,7 @@ from cvae_jax.report.canvas import (
     text_width,
     write,
 )
+from cvae_jax.runtime.files import replacing
 
 # Curves whose numbers come from looking at the frame to predict; a name may say more after these.
 SEES_TARGET = ("posterior", "copy_previous")
@@ -158,7 +160,7 @@ def save_training_curves(path: str | os.PathLike, rows: Sequence[dict]) -> None:
     loss_axes, beta_axes, psnr_axes = figure.subplots(3, 1, sharex=True)
     loss_axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
 
-    def draw(axes: Axes, key: str, label: str, **style: object) -> None:
+    def draw(axes: Axes, key: str, label: str, **style: Any) -> None:
         known = ~np.isnan(columns[key])
         axes.plot(epochs[known], columns[key][known], label=label, **style)
 
@@ -201,6 +203,7 @@ _CURVE_KEYS = (
 def _palette(small: Image.Image) -> list[int]:
     """Returns the colours of a picture, filled up to 240, and then the grays of the text."""
     colours = small.getpalette()
+    assert colours is not None, "it is a picture of mode P"
     colours = colours + [0] * (3 * (256 - _GRAYS) - len(colours))
     grays = [round(index * 255 / (_GRAYS - 1)) for index in range(_GRAYS)]
     return colours + [gray for gray in grays for _ in range(3)]
@@ -214,7 +217,7 @@ def numbers(values: Sequence | np.ndarray) -> np.ndarray:
 
 def finish(axes: Axes, legend: bool) -> None:
     """Give axes whole numbers on x, a grid, and a small legend if asked for."""
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    cast(MaxNLocator, axes.xaxis.get_major_locator()).set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     if legend:
         axes.legend(fontsize=8)

@@ -35,8 +35,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 def results_table(results: dict) -> str:
     """Returns the contents of eval/results.json as Markdown.
 
-    First the protocol, which no number goes without; then the rows without a scene, in their
-    order; then a table for each scene; then what the latents carry. PSNR is in dB, to two digits,
+    First whether the checkpoint was chosen on these clips, and the protocol; then the rows without a scene,
+    in their order; then a table for each scene; then what the latents carry. PSNR is in dB, to two digits,
     SSIM to three, each with its interval over clips; "over draws" is the standard deviation over
     sampling seeds. Rows that see their target carry a mark and a footnote.
     Raises KeyError for a row that lacks name, sees_target, or a metric, its interval or the spread.
@@ -45,7 +45,8 @@ def results_table(results: dict) -> str:
     scenes = list(dict.fromkeys(row["scene"] for row in rows if row.get("scene") is not None))
     groups = [("Mean over scenes" if scenes else "Results", None)]
     groups += [(f"Scene {scene}", scene) for scene in scenes]
-    parts = ["### Protocol", _protocol_card(results["protocol"])]
+    protocol = results["protocol"]
+    parts = [_chosen_on(protocol), "### Protocol", _protocol_card(protocol)]
     for title, scene in groups:
         chosen = [_cells(row) for row in rows if row.get("scene") == scene]
         if chosen:
@@ -55,14 +56,23 @@ def results_table(results: dict) -> str:
     if any(row["sees_target"] for row in rows):
         parts.append(_FOOTNOTE)
     if "latents" in results:
-        told = results["latents"]
+        carried = results["latents"]
         parts += [
             "### Latents",
-            f"KL {told['kl_nats_per_frame']:.3g} nats per frame; {told['active_units']} active units "
-            f"({100 * told['active_units_share']:.1f} %); posterior minus prior "
-            f"{told['psnr_gap']:+.3f} dB.",
+            f"KL {_number(carried['kl_nats_per_frame'], '.3g')} nats per frame; "
+            f"{carried['active_units']} active units ({100 * carried['active_units_share']:.1f} %); "
+            f"posterior minus prior {_number(carried['psnr_gap'], '+.3f')} dB.",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _chosen_on(protocol: dict) -> str:
+    """Say whether the checkpoint was chosen on the very clips of the table."""
+    if protocol.get("checkpoint") != "best":
+        return f"Checkpoint `{protocol.get('checkpoint')}`: not chosen by any score."
+    if protocol.get("split") == "validation":
+        return "Checkpoint `best`: chosen on the very clips of this table, so its rows are optimistic."
+    return f"Checkpoint `best`: chosen on the validation clips, scored on the {protocol.get('split')} clips."
 
 
 def _protocol_card(protocol: dict) -> str:
@@ -114,7 +124,8 @@ def _interval(interval: Sequence[float] | None, digits: int) -> str:
     return f"[{_number(interval[0], digits)}, {_number(interval[1], digits)}]"
 
 
-def _number(value: int | float | None, digits: int) -> str:
+def _number(value: int | float | None, form: int | str) -> str:
+    """Return a number with so many digits, or in a format like '+.3f'; '-' where it is not finite."""
     if value is None or not math.isfinite(value):
         return _MISSING
-    return f"{value:.{digits}f}"
+    return f"{value:.{form}f}" if isinstance(form, int) else f"{value:{form}}"

@@ -6,8 +6,8 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
-from cvae_jax.files import replacing
 from cvae_jax.report.canvas import BACKGROUND, Columns, Frames
+from cvae_jax.runtime.files import replacing
 
 CODEC = "libx264"
 PIXEL_FORMAT = "yuv420p"  # the only one that all players know

@@ -72,15 +72,15 @@ class Choreography:
         if point % 2 == 0:
             move, style = _leg_move((*self.address, LEGS), point)
             legs = move(u, style)
-        places = [_place((*self.address, PLACES), (point + k) // 2) for k in (0, 1)]
-        x, depth, yaw, feet = self._travel(*places, u)
+        start, end = (_place((*self.address, PLACES), (point + k) // 2) for k in (0, 1))
+        x, depth, yaw, feet = self._travel(start, end, u)
         noise = smooth_noise((*self.address, SWAY), frame, 20, 4)
         bob = 0.5 - 0.5 * math.cos(2 * math.pi * frame / BEAT)
         legs.drop += 0.012 + 0.022 * bob
         legs.lean += 0.04 * noise[0]
         legs.twist += 0.10 * noise[1]
         legs.bend += 0.04 + 0.02 * bob
-        feet = tuple(_moved(foot, legs.leg(side), side) for side, foot in enumerate(feet))
+        left, right = (_moved(foot, legs.leg(side), side) for side, foot in enumerate(feet))
         facing = math.remainder(yaw, 2 * math.pi)
         look = -0.6 * facing if abs(facing) < 1.2 else 0.0  # to the camera, where it is near
         return Posture(
@@ -88,7 +88,7 @@ class Choreography:
             depth,
             yaw,
             legs,
-            feet,
+            (left, right),
             self._arms(frame),
             head_yaw=look * 0.7 + 0.25 * float(noise[2]),
             head_pitch=0.10 * bob + 0.08 * float(noise[3]),

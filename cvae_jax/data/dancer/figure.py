@@ -180,8 +180,8 @@ class _Painter:
         elif facing < -0.15:
             corners = np.array([(-0.05, 0.13), (0.05, 0.13), (0.05, 0.25), (-0.05, 0.25)])
             flat = np.stack([corners[:, 0], corners[:, 1], np.full(4, -0.058)], axis=1)
-            quad = self.project(body.pelvis + flat @ body.torso.T)
-            self.draw.polygon([tuple(p) for p in quad], fill=self.look.emblem)
+            badge = self.project(body.pelvis + flat @ body.torso.T)
+            self.draw.polygon([tuple(p) for p in badge], fill=self.look.emblem)
 
     def skirt(self) -> None:
         body, unit = self.body, self.unit

@@ -22,12 +22,14 @@ LOOK = 1  # stream of draws
 
 def mix(one: Color, other: Color, share: float) -> Color:
     """Return the colour `share` of the way from one to the other."""
-    return tuple(round(a + share * (b - a)) for a, b in zip(one, other, strict=True))
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(one, other, strict=True))
+    return red, green, blue
 
 
 def shaded(color: Color, factor: float) -> Color:
     """Return the colour darkened (factor below 1) or lightened."""
-    return tuple(min(255, round(channel * factor)) for channel in color)
+    red, green, blue = (min(255, round(channel * factor)) for channel in color)
+    return red, green, blue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Look:
         rng = draws(seed, LOOK)
 
         def color(hue: float, saturation: float, value: float) -> Color:
-            return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, saturation, value))
+            red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
+            return round(255 * red), round(255 * green), round(255 * blue)
 
         hue = float(rng.random())
         shirt = color(hue, 0.85, 0.75)
@@ -73,7 +76,11 @@ class Look:
             wall=color(rng.random(), 0.14, rng.uniform(0.72, 0.84)),
             floor=color(rng.uniform(0.06, 0.10), rng.uniform(0.3, 0.5), rng.uniform(0.5, 0.62)),
             wood=color(rng.uniform(0.05, 0.09), 0.55, 0.36),
-            poster=tuple(color(rng.random(), 0.7, v) for v in (0.35, 0.8, 0.95)),
+            poster=(
+                color(rng.random(), 0.7, 0.35),
+                color(rng.random(), 0.7, 0.8),
+                color(rng.random(), 0.7, 0.95),
+            ),
             skirt_length=float(rng.uniform(0.7, 0.95)),
             scarf_length=float(rng.uniform(0.26, 0.34)),
             window_left=bool(rng.integers(2)),

@@ -3,6 +3,7 @@
 A move is a function of its phase u in [0, 1]. Arms are directions (out, up, forward) of the upper arm and
 the forearm in the frame of the torso, "out" away from the arm's own shoulder. Legs are what the move adds
 to standing; every leg move begins and ends standing. Lengths are in body heights, angles in radians.
+The module is long because it is a table: one entry for each move.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rendering on all cores: processes that are told which frames to paint and answer with their pixels.
+"""Rendering on all cores: processes that receive frame numbers and return the frames' pixels.
 
 Run as a module (`python -m cvae_jax.data.dancer.workers SEED HEIGHT WIDTH`) this is one such process. It
 imports little, never the caller's main module, and ends when its input does, so none outlives its caller.
@@ -52,6 +52,7 @@ def render_all(scene: Scene, jobs: list[Job]) -> Iterator[np.ndarray]:
 
     def ask(job: Job) -> np.ndarray:
         worker = free.get()
+        assert worker.stdin is not None and worker.stdout is not None, "they are pipes"
         shape = (job.stop - job.start, 2, *scene.frame_size, 3)
         try:
             worker.stdin.write(f"{job.split} {job.sequence} {job.start} {job.stop}\n".encode())
@@ -79,6 +80,7 @@ def render_all(scene: Scene, jobs: list[Job]) -> Iterator[np.ndarray]:
             worker.kill()
         threads.shutdown(cancel_futures=True)
         for worker in workers:
+            assert worker.stdin is not None and worker.stdout is not None, "they are pipes"
             with contextlib.suppress(BrokenPipeError):
                 worker.stdin.close()
             worker.stdout.close()

@@ -6,17 +6,17 @@ it, that of time t - 1, in standard deviations from the training actions' mean; 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from cvae_jax.data.clips import Recording, no_labels
-from cvae_jax.data.datasets.brought import (
+from cvae_jax.data.brought import (
     FRAME_SIZE,
     content_key,
     find_tfds,
@@ -24,8 +24,11 @@ from cvae_jax.data.datasets.brought import (
     require_folder,
     require_size,
 )
-from cvae_jax.data.datasets.store import RecordingsBuilder, load_prepared
-from cvae_jax.errors import UserError
+from cvae_jax.data.clips import Recording, no_labels
+from cvae_jax.data.contents import Contents
+from cvae_jax.data.dataset import DataSet, require_at_least, require_choice
+from cvae_jax.data.store import load_prepared
+from cvae_jax.runtime.errors import UserError
 
 NAME = "bair"
 TFDS_NAME = "bair_robot_pushing_small"
@@ -35,53 +38,56 @@ LABELS = ("action", "none")
 EXPECTED = f"what `tfds build {TFDS_NAME}` made (30 GB to download)"
 
 
-class Bair(RecordingsBuilder):
-    """BAIR robot pushing, small, with actions for labels."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section `config.data.bair`."""
 
-    splits = ("train", "validation", "test")
+    labels: str = "action"  # action (of the arm, as a vector), or none
+    train_sequences: int | None = None  # None = all (16 GB in memory)
+    validation_sequences: int = 256  # taken from the end of the training ones
 
-    def __init__(
-        self, *, source: pathlib.Path, label_size: int, train: int | None, validation: int, **keywords: Any
-    ) -> None:
-        self.source, self.label_size = source, label_size
-        self.train, self.validation = train, validation
-        self._scale: tuple[np.ndarray, np.ndarray] | None = None
-        super().__init__(frame_size=FRAME_SIZE, **keywords)
+    def __post_init__(self) -> None:
+        require_choice(NAME, self, labels=LABELS)
+        require_at_least(NAME, self, train_sequences=1, validation_sequences=1)
 
-    def records(self, split: str) -> Iterator[Recording]:
-        """One recording per sequence; validation sequences are the last of the training ones."""
-        count = self._source().info.splits["train"].num_examples
-        train = count - self.validation if self.train is None else self.train
-        parts = {
-            "train": f"train[:{train}]",
-            "validation": f"train[{count - self.validation}:]",
-            "test": "test",
-        }
-        examples = self._read(parts[split], {"image_main": True, "action": True})
-        title = f"Reading BAIR ({split})"
-        bar = tqdm(examples, total=len(examples), desc=title, unit="clip", file=sys.stderr, leave=False)
-        for index, example in enumerate(bar):
-            frames = np.asarray(example["image_main"], np.uint8)
-            yield Recording(NAME, f"{split}_{index:05d}", 0, frames, self._labels(example["action"]))
 
-    def _labels(self, actions: np.ndarray) -> np.ndarray:
-        if not self.label_size:
-            return no_labels(len(actions))
-        if self._scale is None:
-            known = np.concatenate([e["action"] for e in self._read("train", {"action": True})])
-            deviation = known.std(axis=0, dtype=np.float64)
-            self._scale = known.mean(axis=0, dtype=np.float64), np.where(deviation > 0, deviation, 1.0)
-        mean, deviation = self._scale
-        return led_here((actions - mean) / deviation)
+def read_recordings(source: pathlib.Path, options: Options, split: str) -> Iterator[Recording]:
+    """Yield one recording per sequence; validation sequences are the last of the training ones."""
+    count = count_sequences(source)
+    validation = count - options.validation_sequences
+    train = validation if options.train_sequences is None else options.train_sequences
+    parts = {"train": f"train[:{train}]", "validation": f"train[{validation}:]", "test": "test"}
+    examples = _read(source, parts[split], "image_main", "action")
+    scale = measure_actions(source) if options.labels == "action" else None
+    title = f"Reading BAIR ({split})"
+    bar = tqdm(examples, total=len(examples), desc=title, unit="clip", file=sys.stderr, leave=False)
+    for index, example in enumerate(bar):
+        frames = np.asarray(example["image_main"], np.uint8)
+        labels = no_labels(len(frames))
+        if scale is not None:
+            mean, deviation = scale
+            labels = led_here((example["action"] - mean) / deviation)
+        yield Recording(NAME, f"{split}_{index:05d}", 0, frames, labels)
 
-    def _source(self) -> tfds.core.DatasetBuilder:
-        return open_tfds(self.source)
 
-    def _read(self, split: str, wanted: dict[str, bool]) -> Any:
-        data = self._source().as_dataset(
-            split=split, shuffle_files=False, decoders=tfds.decode.PartialDecoding(wanted)
-        )
-        return tfds.as_numpy(data)
+def count_sequences(source: pathlib.Path) -> int:
+    """Return how many training sequences a folder of TFDS has, validation included."""
+    return open_tfds(source).info.splits["train"].num_examples
+
+
+def measure_actions(source: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training actions' mean and standard deviation (1 where it is 0), float64 (4,)."""
+    known = np.concatenate([example["action"] for example in _read(source, "train", "action")])
+    deviation = known.std(axis=0, dtype=np.float64)
+    return known.mean(axis=0, dtype=np.float64), np.where(deviation > 0, deviation, 1.0)
+
+
+def _read(source: pathlib.Path, split: str, *fields: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    decoding = tfds.decode.PartialDecoding(dict.fromkeys(fields, True))
+    data = open_tfds(source).as_dataset(split=split, shuffle_files=False, decoders=decoding)
+    return tfds.as_numpy(data)
 
 
 def led_here(actions: np.ndarray) -> np.ndarray:
@@ -90,42 +96,36 @@ def led_here(actions: np.ndarray) -> np.ndarray:
 
 
 def load(
-    *,
-    data_dir: str | None,
-    cache_dir: str,
-    frame_size: tuple[int, int] | None,
-    labels: str,
-    train_sequences: int | None,
-    validation_sequences: int,
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: Options
 ) -> dict[str, list[Recording]]:
-    """The sequences of the main camera: training, validation (the last training ones) and test.
+    """Return the sequences of the main camera: training, validation (the last training ones) and test.
 
-    labels: 'action' or 'none'. train_sequences: how many of them, None for all (16 GB in memory). Raises
-    UserError where the data are missing or cannot be read, for more sequences than there are, and where
-    cache_dir cannot be written.
+    Raises UserError where the data are missing or cannot be read, for more sequences than there are, and
+    where cache_dir cannot be written.
     """
-    if labels not in LABELS:
-        raise UserError(f"config.data.bair.labels is {labels!r}; choose one of {', '.join(LABELS)}.")
     require_size(NAME, frame_size)
     root = require_folder(NAME, data_dir, EXPECTED)
     source = find_tfds(root, TFDS_NAME)
     if source is None:
         raise UserError(f"{root} does not hold {EXPECTED}: correct --config.data.dir.")
-    count = open_tfds(source).info.splits["train"].num_examples
-    if validation_sequences + (train_sequences or 1) > count:
+    count = count_sequences(source)
+    train, validation = options.train_sequences, options.validation_sequences
+    if validation + (train or 1) > count:
         raise UserError(
-            f"config.data.bair asks for {train_sequences or 'all'} training and {validation_sequences} "
-            f"validation sequences and {source} has {count} of both together: lower one of them."
+            f"config.data.bair asks for {train or 'all'} training and {validation} validation sequences and "
+            f"{source} has {count} of both together: lower one of them."
         )
-    files = [path for path in source.iterdir() if path.is_file()]
-    key = content_key(files, source, FORMAT, labels, train_sequences, validation_sequences)
-    return load_prepared(
-        pathlib.Path(cache_dir) / NAME / key,
-        lambda folder: Bair(
-            source=source,
-            label_size=ACTION_SIZE if labels == "action" else 0,
-            train=train_sequences,
-            validation=validation_sequences,
-            data_dir=folder,
-        ),
+    contents = Contents(
+        name=NAME,
+        description="BAIR robot pushing, small, with actions for labels.",
+        frame_size=FRAME_SIZE,
+        label_size=ACTION_SIZE if options.labels == "action" else 0,
+        splits=("train", "validation", "test"),
+        records=functools.partial(read_recordings, source, options),
     )
+    files = [path for path in source.iterdir() if path.is_file()]
+    key = content_key(files, source, FORMAT, options.labels, train, validation)
+    return load_prepared(cache_dir, key, contents)
+
+
+DATA_SET = DataSet(load=load, options=Options, default_frame_size=lambda data_dir: FRAME_SIZE)

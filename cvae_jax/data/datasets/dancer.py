@@ -2,80 +2,86 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import itertools
-import pathlib
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from cvae_jax.data.clips import Recording
+from cvae_jax.data.contents import RECORD_FRAMES, Contents
 from cvae_jax.data.dancer.scene import Scene
 from cvae_jax.data.dancer.workers import Job, render_all
-from cvae_jax.data.datasets.store import RECORD_FRAMES, RecordingsBuilder, load_prepared
-from cvae_jax.errors import UserError
+from cvae_jax.data.dataset import DataSet, require_at_least, require_seed
+from cvae_jax.data.store import load_prepared
+from cvae_jax.runtime.errors import UserError
 
+NAME = "dancer"
 DEFAULT_FRAME_SIZE = (32, 64)
-SCENE = "dancer"
 FORMAT = "4"  # goes up when the same options would give other pixels
 JOB_FRAMES = 64  # painted by one process at a time; divides RECORD_FRAMES
 
 
-class Dancer(RecordingsBuilder):
-    """One procedural dancer before a still studio, with pose labels."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section `config.data.dancer`; by default sizes are those of the lab's set, 30 frames a second."""
 
-    def __init__(
-        self, *, seed: int, lengths: dict[str, list[int]], frame_size: tuple[int, int], **keywords: Any
-    ) -> None:
-        self.scene = Scene(seed, frame_size)
-        self.lengths = lengths
-        self.splits = tuple(lengths)
-        super().__init__(frame_size=frame_size, **keywords)
+    seed: int = 0  # of person, clothes, studio and dance
+    train_frames: int = 23410  # length of the one training recording
+    validation_frames: int = 630  # length of the one validation sequence
+    test_sequences: int = 5  # 0 = no test split
+    test_frames: int = 630  # length of each test sequence
 
-    def records(self, split: str) -> Iterator[Recording]:
-        """One recording per sequence, in pieces."""
-        lengths = self.lengths[split]
-        jobs = [
-            Job(split, sequence, start, min(start + JOB_FRAMES, length))
-            for sequence, length in enumerate(lengths)
-            for start in range(0, length, JOB_FRAMES)
-        ]
-        title = f"Painting the dancer ({split})"
-        with tqdm(total=sum(lengths), desc=title, unit="frame", file=sys.stderr, leave=False) as bar:
+    def __post_init__(self) -> None:
+        require_seed(NAME, self)
+        require_at_least(NAME, self, train_frames=1, validation_frames=2, test_sequences=0, test_frames=2)
 
-            def painted() -> Iterator[tuple[Job, np.ndarray]]:
-                for job, pixels in zip(jobs, render_all(self.scene, jobs), strict=True):
-                    bar.update(len(pixels))
-                    yield job, pixels
+    @property
+    def lengths(self) -> dict[str, list[int]]:
+        """The length of each sequence, by split."""
+        lengths = {"train": [self.train_frames], "validation": [self.validation_frames]}
+        if self.test_sequences:
+            lengths["test"] = [self.test_frames] * self.test_sequences
+        return lengths
 
-            for (sequence, record), parts in itertools.groupby(
-                painted(), lambda part: (part[0].sequence, part[0].start // RECORD_FRAMES)
-            ):
-                pixels = np.concatenate([pixels for _, pixels in parts])
-                yield Recording(
-                    scene=SCENE,
-                    name=f"{split}_{sequence:03d}" if len(lengths) > 1 else split,
-                    start=record * RECORD_FRAMES,
-                    frames=pixels[:, 0],
-                    labels=pixels[:, 1],
-                )
+
+def paint(scene: Scene, lengths: dict[str, list[int]], split: str) -> Iterator[Recording]:
+    """Yield the recordings of a split, one per sequence, in pieces."""
+    own = lengths[split]
+    jobs = [
+        Job(split, sequence, start, min(start + JOB_FRAMES, length))
+        for sequence, length in enumerate(own)
+        for start in range(0, length, JOB_FRAMES)
+    ]
+    title = f"Painting the dancer ({split})"
+    with tqdm(total=sum(own), desc=title, unit="frame", file=sys.stderr, leave=False) as bar:
+
+        def painted() -> Iterator[tuple[Job, np.ndarray]]:
+            for job, pixels in zip(jobs, render_all(scene, jobs), strict=True):
+                bar.update(len(pixels))
+                yield job, pixels
+
+        for (sequence, record), parts in itertools.groupby(
+            painted(), lambda part: (part[0].sequence, part[0].start // RECORD_FRAMES)
+        ):
+            pixels = np.concatenate([pixels for _, pixels in parts])
+            yield Recording(
+                scene=NAME,
+                name=f"{split}_{sequence:03d}" if len(own) > 1 else split,
+                start=record * RECORD_FRAMES,
+                frames=pixels[:, 0],
+                labels=pixels[:, 1],
+            )
 
 
 def load(
-    *,
-    data_dir: str | None,
-    cache_dir: str,
-    frame_size: tuple[int, int] | None,
-    seed: int,
-    train_frames: int,
-    validation_frames: int,
-    test_sequences: int,
-    test_frames: int,
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: Options
 ) -> dict[str, list[Recording]]:
-    """The dancer of a seed at frame_size (H, W) (None: (32, 64)), split by sequence.
+    """Return the dancer of a seed at frame_size (H, W) (None: (32, 64)), split by sequence.
 
     One recording of train_frames, one of validation_frames, and under 'test' test_sequences of test_frames
     each (no such key if there are none). They are painted once; after that they are read from cache_dir.
@@ -86,13 +92,23 @@ def load(
             f"The data set dancer is made by the program and reads no folder, but {data_dir} was "
             "given: add --config.data.name=frame_folder to read that folder."
         )
-    size = DEFAULT_FRAME_SIZE if frame_size is None else tuple(frame_size)
-    lengths = {"train": [train_frames], "validation": [validation_frames]}
-    if test_sequences:
-        lengths["test"] = [test_frames] * test_sequences
-    content = repr((FORMAT, size, seed, lengths))
-    key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-    return load_prepared(
-        pathlib.Path(cache_dir) / "dancer" / key,
-        lambda folder: Dancer(seed=seed, lengths=lengths, frame_size=size, data_dir=folder),
+    size = DEFAULT_FRAME_SIZE if frame_size is None else frame_size
+    lengths = options.lengths
+    content = repr((FORMAT, size, options.seed, lengths))
+    contents = Contents(
+        name=NAME,
+        description="One procedural dancer before a still studio, with pose labels.",
+        frame_size=size,
+        splits=tuple(lengths),
+        records=functools.partial(paint, Scene(options.seed, size), lengths),
     )
+    key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return load_prepared(cache_dir, key, contents)
+
+
+DATA_SET = DataSet(
+    load=load,
+    options=Options,
+    image_labels=True,
+    default_frame_size=lambda data_dir: DEFAULT_FRAME_SIZE,
+)

@@ -1,29 +1,28 @@
 """Folders of PNG frames and label images in the layout of the dance set.
 
-    train/train_img/*.png  train/train_label/*.png  val/val_img/*.png  val/val_label/*.png
+train/train_img/*.png  train/train_label/*.png  val/val_img/*.png  val/val_label/*.png
 
-A file's place in its folder is the number left in its name after taking out "frame".
+A file's place in its folder is the number left in its name after taking out "frame". Test sequences have a
+numbered folder each: test/test_img/0/*.png, of which the first frames are used, test/test_label/0/*.png ...
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
+import functools
 import hashlib
 import os
 import pathlib
-import re
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets.store import RECORD_FRAMES, RecordingsBuilder, load_prepared
-from cvae_jax.errors import UserError
+from cvae_jax.data.contents import RECORD_FRAMES, Contents
+from cvae_jax.data.dataset import DataSet, TestSequence
+from cvae_jax.data.images import FilePool, find_numbered, image_size, list_folder, read_folder, read_image
+from cvae_jax.data.store import load_prepared
+from cvae_jax.runtime.errors import UserError
 
 DEFAULT_FRAME_SIZE = (32, 64)
 SCENE = "dance"
@@ -34,8 +33,7 @@ FOLDERS = {
 }
 LAYOUT = ", ".join(folder for _, *folders in FOLDERS.values() for folder in folders)
 FORMAT = "1"  # goes up when the same files would be prepared differently
-
-Result = TypeVar("Result")
+TEST_FRAMES, TEST_LABELS = "test/test_img", "test/test_label"  # each with a numbered folder per sequence
 
 
 class Pair(NamedTuple):
@@ -45,57 +43,54 @@ class Pair(NamedTuple):
     label: pathlib.Path
 
 
-class FrameFolder(RecordingsBuilder):
-    """A folder of PNG frames and label images, resized (bilinear, antialiased)."""
+def read_pairs(pairs: dict[str, list[Pair]], frame_size: tuple[int, int], split: str) -> Iterator[Recording]:
+    """Yield the one recording of a split, in pieces, resized (bilinear, antialiased)."""
+    own = pairs[split]
+    name, *_ = FOLDERS[split]
+    first = {path.parent: path for path in own[0]}
+    sizes = {folder: image_size(path) for folder, path in first.items()}
 
-    def __init__(self, *, pairs: dict[str, list[Pair]], **keywords: Any) -> None:
-        self.pairs = pairs
-        super().__init__(**keywords)
+    def read(path: pathlib.Path) -> np.ndarray:
+        image, size = read_image(path, frame_size)
+        if size != sizes[path.parent]:
+            width, height = sizes[path.parent]
+            raise UserError(
+                f"{path} is {size[0]} x {size[1]} pixels, while {first[path.parent].name} "
+                f"beside it is {width} x {height}: give all images of a folder the same size."
+            )
+        return image
 
-    def records(self, split: str) -> Iterator[Recording]:
-        """One recording per split, in pieces."""
-        pairs = self.pairs[split]
-        name, *_ = FOLDERS[split]
-        first = {path.parent: path for path in pairs[0]}
-        sizes = {folder: image_size(path) for folder, path in first.items()}
-
-        def read(path: pathlib.Path) -> np.ndarray:
-            image, size = read_image(path, self.frame_size)
-            if size != sizes[path.parent]:
-                width, height = sizes[path.parent]
-                raise UserError(
-                    f"{path} is {size[0]} x {size[1]} pixels, while {first[path.parent].name} "
-                    f"beside it is {width} x {height}: give all images of a folder the same size."
-                )
-            return image
-
-        with _Pool(2 * len(pairs), f"Decoding {name}") as pool:
-            for start in range(0, len(pairs), RECORD_FRAMES):
-                part = pairs[start : start + RECORD_FRAMES]
-                yield Recording(
-                    scene=SCENE,
-                    name=name,
-                    start=start,
-                    frames=np.stack(pool.map(read, [pair.frame for pair in part])),
-                    labels=np.stack(pool.map(read, [pair.label for pair in part])),
-                )
+    with FilePool(2 * len(own), f"Decoding {name}") as pool:
+        for start in range(0, len(own), RECORD_FRAMES):
+            part = own[start : start + RECORD_FRAMES]
+            yield Recording(
+                scene=SCENE,
+                name=name,
+                start=start,
+                frames=np.stack(pool.map(read, [pair.frame for pair in part])),
+                labels=np.stack(pool.map(read, [pair.label for pair in part])),
+            )
 
 
 def load(
-    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: None = None
 ) -> dict[str, list[Recording]]:
-    """The frames and labels under data_dir, resized to frame_size (H, W) (None: (32, 64)).
+    """Return the frames and labels under data_dir, resized to frame_size (H, W) (None: (32, 64)).
 
     The images are decoded once; after that the same content is read from cache_dir. Raises
     UserError for whatever is wrong with the folder, and where cache_dir cannot be written.
     """
-    size = DEFAULT_FRAME_SIZE if frame_size is None else tuple(frame_size)
+    size = DEFAULT_FRAME_SIZE if frame_size is None else frame_size
     pairs = find_pairs(data_dir)
+    assert data_dir is not None, "refused by find_pairs"
     key = _content_key(pathlib.Path(data_dir), pairs, size)
-    return load_prepared(
-        pathlib.Path(cache_dir) / "frame_folder" / key,
-        lambda folder: FrameFolder(pairs=pairs, frame_size=size, data_dir=folder),
+    contents = Contents(
+        name="frame_folder",
+        description="A folder of PNG frames and label images, resized (bilinear, antialiased).",
+        frame_size=size,
+        records=functools.partial(read_pairs, pairs, size),
     )
+    return load_prepared(cache_dir, key, contents)
 
 
 def find_pairs(data_dir: str | None) -> dict[str, list[Pair]]:
@@ -120,7 +115,7 @@ def find_pairs(data_dir: str | None) -> dict[str, list[Pair]]:
         for folder in (frame_folder, label_folder):
             if not (root / folder).is_dir():
                 raise UserError(f"The data folder {root} lacks the sub-folder {folder}: {expected}.")
-        frames, labels = _numbered(root / frame_folder), _numbered(root / label_folder)
+        frames, labels = find_numbered(root / frame_folder), find_numbered(root / label_folder)
         for number in sorted(frames.keys() ^ labels.keys()):
             if number in frames:
                 path, other, missing = frames[number], root / label_folder, "label"
@@ -134,95 +129,6 @@ def find_pairs(data_dir: str | None) -> dict[str, list[Pair]]:
     return pairs
 
 
-def _numbered(folder: pathlib.Path) -> dict[int, pathlib.Path]:
-    """The folder's PNG files by number."""
-    found: dict[int, pathlib.Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() != ".png" or path.name.startswith("."):
-            continue
-        digits = path.stem.replace("frame", "")
-        if not re.fullmatch("[0-9]+", digits):
-            raise UserError(
-                f"{path} has no number in its name: name it like frame12.png or 0012.png, since "
-                "frames are ordered by number."
-            )
-        number = int(digits)
-        if number in found:
-            raise UserError(
-                f"{found[number]} and {path.name} beside it have the same number {number}: rename "
-                "or remove one of them."
-            )
-        found[number] = path
-    if not found:
-        raise UserError(f"{folder} holds no PNG files: put the images there, as frame0.png ...")
-    return found
-
-
-def read_image(path: pathlib.Path, frame_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """One image as uint8 (H, W, 3) at frame_size (H, W), and the (width, height) of its file.
-
-    Resized bilinearly with antialiasing. Raises UserError if the image cannot be decoded.
-    """
-    height, width = frame_size
-    with _open_image(path) as image:
-        resized = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(resized), image.size
-
-
-def image_size(path: pathlib.Path) -> tuple[int, int]:
-    """The (width, height) of an image file; UserError if it is none."""
-    with _open_image(path) as image:
-        return image.size
-
-
-def read_folder(folder: pathlib.Path, frame_size: tuple[int, int]) -> np.ndarray:
-    """A folder's PNG files in the order of their numbers, uint8 (T, H, W, 3) at frame_size (H, W).
-
-    Raises UserError where the folder is missing or empty, and for names, images or sizes that do
-    not fit.
-    """
-    paths = list_folder(folder)
-    with _Pool(len(paths), f"Decoding {folder.name}") as pool:
-        read = pool.map(lambda path: read_image(path, frame_size), paths)
-    for path, (_, size) in zip(paths, read):
-        if size != read[0][1]:
-            raise UserError(
-                f"{path} is {size[0]} x {size[1]} pixels, while {paths[0].name} beside it is "
-                f"{read[0][1][0]} x {read[0][1][1]}: give all images of a folder the same size."
-            )
-    return np.stack([image for image, _ in read])
-
-
-def list_folder(folder: pathlib.Path) -> list[pathlib.Path]:
-    """A folder's PNG files in the order of their numbers; UserError if it is none or has none."""
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: give one that holds numbered PNG files.")
-    files = _numbered(folder)
-    return [files[number] for number in sorted(files)]
-
-
-@contextlib.contextmanager
-def _open_image(path: pathlib.Path) -> Iterator[Image.Image]:
-    """Opens an image; what Pillow finds wrong with the file, here or inside, is a UserError."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    # Pillow raises SyntaxError for a broken PNG chunk.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image (damaged, cut short or not a PNG): replace it "
-            "with a good copy."
-        ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits: Pillow would clip instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "P":  # a palette may hold transparency, which only RGBA takes
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 def _content_key(root: pathlib.Path, pairs: dict[str, list[Pair]], frame_size: tuple[int, int]) -> str:
     """A name for the files' content and names, whatever folder they lie in, and the frame size."""
 
@@ -234,30 +140,72 @@ def _content_key(root: pathlib.Path, pairs: dict[str, list[Pair]], frame_size: t
 
     paths = [path for split in FOLDERS for pair in pairs[split] for path in pair]
     digest = hashlib.blake2b(f"{FORMAT} {frame_size}".encode(), digest_size=16)
-    with _Pool(len(paths), "Checking files") as pool:
+    with FilePool(len(paths), "Checking files") as pool:
         for path, content in zip(paths, pool.map(hash_file, paths)):
             digest.update(os.fsencode(path.relative_to(root).as_posix()) + b"\0" + content)
     return digest.hexdigest()
 
 
-class _Pool:
-    """Threads that work on files behind a progress bar on standard error."""
+def read_test_sequences(data_dir: str | None, frame_size: tuple[int, int], n_past: int) -> list[TestSequence]:
+    """Return the test sequences under data_dir, in the order of their numbers, at frame_size (H, W).
 
-    def __init__(self, total: int, title: str) -> None:
-        self.bar = tqdm(total=total, desc=title, unit="file", file=sys.stderr, leave=False)
-        self.executor = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    The first n_past frames of each are read, and all of its labels. Raises UserError where the folders are
+    not there or do not fit each other.
+    """
+    if not data_dir:
+        raise UserError(
+            f"--csv needs the folder that holds {TEST_FRAMES} and {TEST_LABELS}: add "
+            "--config.data.dir=FOLDER."
+        )
+    sequences = {kind: _find_sequences(pathlib.Path(data_dir) / kind) for kind in (TEST_FRAMES, TEST_LABELS)}
+    for number in sorted(sequences[TEST_FRAMES].keys() ^ sequences[TEST_LABELS].keys()):
+        lacking = TEST_LABELS if number in sequences[TEST_FRAMES] else TEST_FRAMES
+        raise UserError(
+            f"{pathlib.Path(data_dir) / lacking} lacks the sequence {number}: add or remove it in both."
+        )
+    given = {n: list_folder(f)[:n_past] for n, f in sorted(sequences[TEST_FRAMES].items())}
+    for number, paths in given.items():
+        if len(paths) < n_past:
+            raise UserError(
+                f"{sequences[TEST_FRAMES][number]} holds {len(paths)} frames and config.n_past={n_past} are "
+                "given to the model: add the missing ones."
+            )
+    return [
+        TestSequence(
+            name=str(number),
+            given=np.stack([read_image(path, frame_size)[0] for path in paths]),
+            labels=read_folder(sequences[TEST_LABELS][number], frame_size),
+        )
+        for number, paths in given.items()
+    ]
 
-    def __enter__(self) -> _Pool:
-        return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.executor.shutdown(cancel_futures=True)
-        self.bar.close()
+def _find_sequences(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Return the folder's numbered sub-folders."""
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}: --csv needs a folder per sequence (0, 1, ...) in {TEST_FRAMES} "
+            f"and {TEST_LABELS} of --config.data.dir."
+        )
+    found: dict[int, pathlib.Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not (path.is_dir() and path.name.isdecimal()):
+            continue
+        number = int(path.name)
+        if number in found:
+            raise UserError(
+                f"{found[number]} and {path.name} beside it have the same number {number}: rename or "
+                "remove one."
+            )
+        found[number] = path
+    if not found:
+        raise UserError(f"{folder} has no folders named by numbers: add one per sequence (0, 1, ...).")
+    return found
 
-    def map(self, work: Callable[[pathlib.Path], Result], paths: list[pathlib.Path]) -> list[Result]:
-        """The results in the order of the paths; the first error in that order is raised."""
-        results = []
-        for result in self.executor.map(work, paths):
-            results.append(result)
-            self.bar.update()
-        return results
+
+DATA_SET = DataSet(
+    load=load,
+    image_labels=True,
+    default_frame_size=lambda data_dir: DEFAULT_FRAME_SIZE,
+    read_test_sequences=read_test_sequences,
+)

@@ -1,27 +1,29 @@
 """The KTH actions (Schuldt et al., 2004): 25 persons, six actions, four scenarios, gray, still camera.
 
-    D/boxing/person01_boxing_d1_uncomp.avi ...   D/00sequences.txt (or D/boxing/../00sequences.txt)
+    D/boxing/person01_boxing_d1_uncomp.avi ...   D/00sequences.txt
 
-`00sequences.txt`, which comes with the data, says in which frames of a video the person is there; without it
-a video is one recording.
+`00sequences.txt`, which comes with the data, lists the frames of a video in which the person is visible;
+without it a video is one recording.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-import av
 import numpy as np
 from tqdm import tqdm
 
+from cvae_jax.data.brought import FRAME_SIZE, content_key, require_folder
 from cvae_jax.data.clips import Recording, no_labels
-from cvae_jax.data.datasets.brought import FRAME_SIZE, content_key, require_folder
-from cvae_jax.data.datasets.store import RECORD_FRAMES, RecordingsBuilder, load_prepared
-from cvae_jax.errors import UserError
+from cvae_jax.data.contents import RECORD_FRAMES, Contents
+from cvae_jax.data.dataset import DataSet, require_at_least, require_choice
+from cvae_jax.data.store import load_prepared
+from cvae_jax.runtime.errors import UserError
 
 NAME = "kth"
 FORMAT = "1"  # goes up when the same files would be prepared differently
@@ -38,6 +40,23 @@ EXPECTED = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section `config.data.kth`."""
+
+    labels: str = "none"  # none, or action: which of the six, as a one-hot vector
+    eval_frames: int = 40  # of each validation and test sequence; shorter ones are left out
+
+    def __post_init__(self) -> None:
+        require_choice(NAME, self, labels=LABELS)
+        require_at_least(NAME, self, eval_frames=2)
+
+    @property
+    def label_size(self) -> int:
+        """The length of a label."""
+        return len(ACTIONS) if self.labels == "action" else 0
+
+
 class Video:
     """One file of the data set: its person, action, scenario and the stretches (start, stop) to take."""
 
@@ -51,44 +70,41 @@ class Video:
         self.stretches = stretches.get(self.name, [(0, sys.maxsize)])
 
 
-class Kth(RecordingsBuilder):
-    """The KTH actions, split by person."""
+def read_recordings(
+    videos: list[Video], frame_size: tuple[int, int], options: Options, split: str
+) -> Iterator[Recording]:
+    """Yield a recording per stretch, in pieces; of validation and test its first `eval_frames`."""
+    own = [video for video in videos if video.person in PERSONS[split]]
+    for video in tqdm(own, desc=f"Decoding KTH ({split})", unit="video", file=sys.stderr, leave=False):
+        frames = decode(video.path, frame_size)
+        for start, stop in video.stretches:
+            part = frames[start:stop]
+            if split != "train":
+                part = part[: options.eval_frames]
+                if len(part) < options.eval_frames:
+                    continue
+            for begin in range(0, len(part), RECORD_FRAMES):
+                piece = part[begin : begin + RECORD_FRAMES]
+                yield Recording(
+                    scene=NAME,
+                    name=f"{video.name}_{start:04d}",
+                    start=start + begin,
+                    frames=piece,
+                    labels=make_labels(video.action, len(piece))
+                    if options.label_size
+                    else no_labels(len(piece)),
+                )
 
-    splits = tuple(PERSONS)
 
-    def __init__(self, *, videos: list[Video], label_size: int, eval_frames: int, **keywords: Any) -> None:
-        self.videos, self.label_size, self.eval_frames = videos, label_size, eval_frames
-        super().__init__(**keywords)
-
-    def records(self, split: str) -> Iterator[Recording]:
-        """A recording per stretch, in pieces; of validation and test its first `eval_frames`."""
-        own = [video for video in self.videos if video.person in PERSONS[split]]
-        for video in tqdm(own, desc=f"Decoding KTH ({split})", unit="video", file=sys.stderr, leave=False):
-            frames = decode(video.path, self.frame_size)
-            for start, stop in video.stretches:
-                part = frames[start:stop]
-                if split != "train":
-                    part = part[: self.eval_frames]
-                    if len(part) < self.eval_frames:
-                        continue
-                for begin in range(0, len(part), RECORD_FRAMES):
-                    piece = part[begin : begin + RECORD_FRAMES]
-                    yield Recording(
-                        scene=NAME,
-                        name=f"{video.name}_{start:04d}",
-                        start=start + begin,
-                        frames=piece,
-                        labels=self._labels(video.action, len(piece)),
-                    )
-
-    def _labels(self, action: str, length: int) -> np.ndarray:
-        if not self.label_size:
-            return no_labels(length)
-        return np.repeat(np.eye(len(ACTIONS), dtype=np.float32)[[ACTIONS.index(action)]], length, axis=0)
+def make_labels(action: str, length: int) -> np.ndarray:
+    """Return the action of `length` frames as one-hot vectors, float32 (length, 6)."""
+    return np.repeat(np.eye(len(ACTIONS), dtype=np.float32)[[ACTIONS.index(action)]], length, axis=0)
 
 
 def decode(path: pathlib.Path, frame_size: tuple[int, int]) -> np.ndarray:
     """Return a video as uint8 (T, H, W, 3), gray, averaged down over areas; UserError where it is damaged."""
+    import av
+
     height, width = frame_size
     frames = []
     try:
@@ -134,34 +150,28 @@ def find_videos(root: pathlib.Path) -> list[Video]:
 
 
 def load(
-    *,
-    data_dir: str | None,
-    cache_dir: str,
-    frame_size: tuple[int, int] | None,
-    labels: str,
-    eval_frames: int,
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: Options
 ) -> dict[str, list[Recording]]:
-    """The videos at frame_size (None: (64, 64)), split by person.
+    """Return the videos at frame_size (None: (64, 64)), split by person.
 
-    labels: 'none', or 'action' for one-hot vectors of the six actions, sorted by name. Raises UserError for
-    files that are missing, misnamed or damaged, and where cache_dir cannot be written.
+    Raises UserError for files that are missing, misnamed or damaged, and where cache_dir cannot be written.
     """
-    if labels not in LABELS:
-        raise UserError(f"config.data.kth.labels is {labels!r}; choose one of {', '.join(LABELS)}.")
-    size = FRAME_SIZE if frame_size is None else tuple(frame_size)
+    size = FRAME_SIZE if frame_size is None else frame_size
     root = require_folder(NAME, data_dir, EXPECTED)
     videos = find_videos(root)
     files = [video.path for video in videos]
     if (root / SEQUENCES).is_file():
         files.append(root / SEQUENCES)
-    key = content_key(files, root, FORMAT, size, labels, eval_frames)
-    return load_prepared(
-        pathlib.Path(cache_dir) / NAME / key,
-        lambda folder: Kth(
-            videos=videos,
-            label_size=len(ACTIONS) if labels == "action" else 0,
-            eval_frames=eval_frames,
-            frame_size=size,
-            data_dir=folder,
-        ),
+    contents = Contents(
+        name=NAME,
+        description="The KTH actions, split by person.",
+        frame_size=size,
+        label_size=options.label_size,
+        splits=tuple(PERSONS),
+        records=functools.partial(read_recordings, videos, size, options),
     )
+    key = content_key(files, root, FORMAT, size, options.labels, options.eval_frames)
+    return load_prepared(cache_dir, key, contents)
+
+
+DATA_SET = DataSet(load=load, options=Options, default_frame_size=lambda data_dir: FRAME_SIZE)

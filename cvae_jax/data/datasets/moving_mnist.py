@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from cvae_jax.data.clips import Recording, no_labels
-from cvae_jax.data.datasets.brought import (
+from cvae_jax.data.brought import (
     FRAME_SIZE,
     content_key,
     find_tfds,
@@ -21,8 +19,11 @@ from cvae_jax.data.datasets.brought import (
     require_folder,
     require_size,
 )
-from cvae_jax.data.datasets.store import RecordingsBuilder, load_prepared
-from cvae_jax.errors import UserError
+from cvae_jax.data.clips import Recording, no_labels
+from cvae_jax.data.contents import Contents
+from cvae_jax.data.dataset import DataSet
+from cvae_jax.data.store import load_prepared
+from cvae_jax.runtime.errors import UserError
 
 NAME = "moving_mnist"
 FORMAT = "1"  # goes up when the same files would be prepared differently
@@ -32,34 +33,26 @@ SPLIT_AT = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}  
 EXPECTED = f"{FILE} (http://www.cs.toronto.edu/~nitish/unsupervised_video/), or what TFDS made of it"
 
 
-class MovingMnist(RecordingsBuilder):
-    """The Moving MNIST test set, 64 x 64, without labels."""
-
-    label_size = 0
-    splits = tuple(SPLIT_AT)
-
-    def __init__(self, *, source: pathlib.Path, **keywords: Any) -> None:
-        self.source = source
-        super().__init__(frame_size=FRAME_SIZE, **keywords)
-
-    def records(self, split: str) -> Iterator[Recording]:
-        """One recording per sequence, in the order of the file."""
-        count, videos = read_videos(self.source)
-        start, stop = (round(share * count) for share in SPLIT_AT[split])
-        bar = tqdm(total=stop, desc=f"Reading {NAME} ({split})", unit="clip", file=sys.stderr, leave=False)
-        with bar:
-            for index, video in enumerate(videos):
-                if index >= stop:
-                    break
-                bar.update()
-                if index >= start:
-                    frames = np.repeat(video[..., None], 3, axis=-1)
-                    yield Recording(NAME, f"{index:05d}", 0, frames, no_labels(len(frames)))
+def read_recordings(source: pathlib.Path, split: str) -> Iterator[Recording]:
+    """Yield one recording per sequence, in the order of the file."""
+    count, videos = read_videos(source)
+    start, stop = (round(share * count) for share in SPLIT_AT[split])
+    bar = tqdm(total=stop, desc=f"Reading {NAME} ({split})", unit="clip", file=sys.stderr, leave=False)
+    with bar:
+        for index, video in enumerate(videos):
+            if index >= stop:
+                break
+            bar.update()
+            if index >= start:
+                frames = np.repeat(video[..., None], 3, axis=-1)
+                yield Recording(NAME, f"{index:05d}", 0, frames, no_labels(len(frames)))
 
 
 def read_videos(source: pathlib.Path) -> tuple[int, Iterator[np.ndarray]]:
     """Return how many sequences there are, and them, uint8 (20, 64, 64); UserError for a wrong file."""
     if source.is_dir():
+        import tensorflow_datasets as tfds
+
         builder = open_tfds(source)
         (split,) = builder.info.splits.values()
         examples = tfds.as_numpy(builder.as_dataset(split=split.name, shuffle_files=False))
@@ -77,9 +70,9 @@ def read_videos(source: pathlib.Path) -> tuple[int, Iterator[np.ndarray]]:
 
 
 def load(
-    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: None = None
 ) -> dict[str, list[Recording]]:
-    """The sequences, split by number: 80 % train, 10 % validation, 10 % test.
+    """Return the sequences, split by number: 80 % train, 10 % validation, 10 % test.
 
     Raises UserError where the file is missing or damaged, and where cache_dir cannot be written.
     """
@@ -89,8 +82,16 @@ def load(
     if source is None:
         raise UserError(f"{root} does not hold {EXPECTED}: correct --config.data.dir.")
     files = [source] if source.is_file() else [p for p in source.iterdir() if p.is_file()]
-    key = content_key(files, pathlib.Path(os.path.commonpath([root, source])), FORMAT)
-    return load_prepared(
-        pathlib.Path(cache_dir) / NAME / key,
-        lambda folder: MovingMnist(source=source, data_dir=folder),
+    contents = Contents(
+        name=NAME,
+        description="The Moving MNIST test set, 64 x 64, without labels.",
+        frame_size=FRAME_SIZE,
+        label_size=0,
+        splits=tuple(SPLIT_AT),
+        records=functools.partial(read_recordings, source),
     )
+    key = content_key(files, pathlib.Path(os.path.commonpath([root, source])), FORMAT)
+    return load_prepared(cache_dir, key, contents)
+
+
+DATA_SET = DataSet(load=load, default_frame_size=lambda data_dir: FRAME_SIZE)

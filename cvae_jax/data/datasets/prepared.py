@@ -12,63 +12,62 @@ from typing import Any
 
 import numpy as np
 
-from cvae_jax.data import pose
+from cvae_jax.data import pose, store
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets import store
-from cvae_jax.errors import UserError
+from cvae_jax.data.contents import RECORD_FRAMES, Contents
+from cvae_jax.data.dataset import DataSet
+from cvae_jax.runtime.errors import UserError
 
 FORMAT = 1  # goes up when the folder's contents change
 PREPARATION = "preparation.json"
 CONTACT_SHEET = "contact_sheet.png"
 
 
-class Prepared(store.RecordingsBuilder):
-    """A video of one person, cropped around the body, with pose labels."""
+def make_contents(
+    *,
+    scene: str,
+    stretches: dict[str, list[tuple[str, int, int]]],
+    frames: Iterator[np.ndarray],
+    label: Callable[[int], np.ndarray],
+    frame_size: tuple[int, int],
+) -> Contents:
+    """Return what prepare.py writes: a video of one person, cropped around the body, with pose labels.
 
-    def __init__(
-        self,
-        *,
-        scene: str,
-        stretches: dict[str, list[tuple[str, int, int]]],
-        frames: Iterator[np.ndarray],
-        label: Callable[[int], np.ndarray],
-        **keywords: Any,
-    ) -> None:
-        """A split's stretches are (name, start, stop) of the clip.
+    stretches: by split, each (name, start, stop) of the clip. frames: uint8 (H, W, 3), each taken once: those
+    of all stretches, split after split in the order of `stretches`. label: the label of a frame of the clip.
+    """
 
-        frames: uint8 (H, W, 3), each taken once: those of all stretches, split after split in the order of
-        `stretches`. label: the label of a frame of the clip.
-        """
-        self.scene = scene
-        self.stretches = stretches
-        self.splits = tuple(stretches)
-        self._frames = frames
-        self._label = label
-        super().__init__(**keywords)
-
-    def records(self, split: str) -> Iterator[Recording]:
-        """The split's recordings, in pieces."""
-        for name, begin, end in self.stretches[split]:
-            for start in range(begin, end, store.RECORD_FRAMES):
-                stop = min(start + store.RECORD_FRAMES, end)
+    def records(split: str) -> Iterator[Recording]:
+        for name, begin, end in stretches[split]:
+            for start in range(begin, end, RECORD_FRAMES):
+                stop = min(start + RECORD_FRAMES, end)
                 yield Recording(
-                    scene=self.scene,
+                    scene=scene,
                     name=name,
                     start=start,
-                    frames=np.stack([next(self._frames) for _ in range(start, stop)]),
-                    labels=np.stack([self._label(t) for t in range(start, stop)]),
+                    frames=np.stack([next(frames) for _ in range(start, stop)]),
+                    labels=np.stack([label(t) for t in range(start, stop)]),
                 )
+
+    return Contents(
+        name="prepared",
+        description="A video of one person, cropped around the body, with pose labels.",
+        frame_size=frame_size,
+        splits=tuple(stretches),
+        records=records,
+    )
 
 
 def load(
-    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: None = None
 ) -> dict[str, list[Recording]]:
-    """The recordings of a folder that prepare.py has written; cache_dir is not used.
+    """Return the recordings of a folder that prepare.py has written; cache_dir is not used.
 
     Raises UserError where there is no such folder, it is damaged or of another version, or frames of
     another size than its own are asked for.
     """
-    own = tuple(read_preparation(data_dir)["frame_size"])
+    own = read_frame_size(data_dir)
+    assert data_dir is not None, "refused by read_frame_size"
     if frame_size is not None and tuple(frame_size) != own:
         raise UserError(
             f"The data set in {data_dir} has frames of {own} (height, width) and frame size "
@@ -113,6 +112,11 @@ def read_preparation(data_dir: str | None) -> dict[str, Any]:
     return stored
 
 
+def read_frame_size(data_dir: str | None) -> tuple[int, int]:
+    """Return (H, W) of a prepared folder's frames; raises UserError as `read_preparation` does."""
+    return tuple(read_preparation(data_dir)["frame_size"])
+
+
 def read_keypoints(data_dir: str | None) -> dict[str, np.ndarray]:
     """The keypoints that the labels were drawn from, by scene: float64 (T, 33, 2) of the whole clip.
 
@@ -131,3 +135,6 @@ def read_keypoints(data_dir: str | None) -> dict[str, np.ndarray]:
 def is_prepared(folder: pathlib.Path) -> bool:
     """Whether a folder is one that prepare.py has written, of whatever version."""
     return (folder / PREPARATION).is_file() and (folder / "dataset_info.json").is_file()
+
+
+DATA_SET = DataSet(load=load, image_labels=True, default_frame_size=read_frame_size, keypoints=read_keypoints)

@@ -17,8 +17,10 @@ from PIL import Image
 
 from cvae_jax.data import pose
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.datasets.store import RecordingsBuilder, load_prepared
-from cvae_jax.errors import UserError
+from cvae_jax.data.contents import Contents
+from cvae_jax.data.dataset import DataSet
+from cvae_jax.data.store import load_prepared
+from cvae_jax.runtime.errors import UserError
 
 STRIPS = pathlib.Path(__file__).parent / "real_clips"
 FRAME_SIZE = (64, 32)
@@ -43,23 +45,18 @@ STRETCHES = (
 )
 
 
-class RealClips(RecordingsBuilder):
-    """One star jumper and one man on a beam seen by four cameras; 32 x 64 pixels, pose labels."""
-
-    LICENSE = "BSD-3-Clause"
-
-    def records(self, split: str) -> Iterator[Recording]:
-        """The split's stretches, one record each."""
-        for stretch in STRETCHES:
-            if stretch.split == split:
-                part = slice(stretch.start, stretch.stop)
-                yield Recording(
-                    scene=stretch.clip,
-                    name=f"{stretch.clip}_{stretch.start:03d}",
-                    start=stretch.start,
-                    frames=read_strip(f"{stretch.clip}_frames.png")[part],
-                    labels=read_strip(f"{stretch.clip}_labels.png")[part],
-                )
+def read_stretches(split: str) -> Iterator[Recording]:
+    """Yield the split's stretches."""
+    for stretch in STRETCHES:
+        if stretch.split == split:
+            part = slice(stretch.start, stretch.stop)
+            yield Recording(
+                scene=stretch.clip,
+                name=f"{stretch.clip}_{stretch.start:03d}",
+                start=stretch.start,
+                frames=read_strip(f"{stretch.clip}_frames.png")[part],
+                labels=read_strip(f"{stretch.clip}_labels.png")[part],
+            )
 
 
 def read_strip(name: str) -> np.ndarray:
@@ -90,7 +87,7 @@ def read_keypoints() -> dict[str, np.ndarray]:
 
 
 def load(
-    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: None = None
 ) -> dict[str, list[Recording]]:
     """The embedded clips, split by time; frame_size is (64, 32), which None also means.
 
@@ -111,7 +108,21 @@ def load(
     for path in sorted(STRIPS.glob("*.png")):
         digest.update(path.read_bytes())
     digest.update(repr(STRETCHES).encode())
-    return load_prepared(
-        pathlib.Path(cache_dir) / "real_clips" / digest.hexdigest(),
-        lambda folder: RealClips(frame_size=FRAME_SIZE, data_dir=folder),
+    contents = Contents(
+        name="real_clips",
+        description=(
+            "One star jumper and one man on a beam seen by four cameras; 32 x 64 pixels, pose labels."
+        ),
+        license="BSD-3-Clause",
+        frame_size=FRAME_SIZE,
+        records=read_stretches,
     )
+    return load_prepared(cache_dir, digest.hexdigest(), contents)
+
+
+DATA_SET = DataSet(
+    load=load,
+    image_labels=True,
+    default_frame_size=lambda data_dir: FRAME_SIZE,
+    keypoints=lambda data_dir: read_keypoints(),
+)

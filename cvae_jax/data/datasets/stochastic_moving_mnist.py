@@ -8,6 +8,7 @@ white at most. Nothing tells when which digit turns where: there is nothing to c
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -16,16 +17,17 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from cvae_jax.data.brought import FRAME_SIZE, require_size
 from cvae_jax.data.clips import Recording, no_labels
-from cvae_jax.data.datasets.brought import FRAME_SIZE, require_size
-from cvae_jax.data.datasets.store import SPLITS, RecordingsBuilder, load_prepared
-from cvae_jax.errors import UserError
+from cvae_jax.data.contents import SPLITS, Contents
+from cvae_jax.data.dataset import DataSet, require_at_least, require_seed
+from cvae_jax.data.store import load_prepared
+from cvae_jax.runtime.errors import UserError
 
 NAME = "stochastic_moving_mnist"
 FORMAT = "2"  # goes up when the same options would give other pixels
@@ -42,32 +44,42 @@ WHOLE = {
 }
 
 
-class StochasticMovingMnist(RecordingsBuilder):
-    """Two MNIST digits that bounce at random, 64 x 64, without labels."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The section `config.data.stochastic_moving_mnist`."""
 
-    LICENSE = "BSD-3-Clause"
-    label_size = 0
+    seed: int = 0  # of digits and trajectories
+    digits: int = 2  # in a frame
+    train_sequences: int = 2000  # training recordings
+    train_frames: int = 15  # of each
+    validation_sequences: int = 32  # validation recordings
+    test_sequences: int = 256  # test recordings; 0 = no test split
+    eval_frames: int = 25  # of each validation and test sequence
 
-    def __init__(
-        self,
-        *,
-        digits: dict[str, np.ndarray],
-        seed: int,
-        count: int,
-        lengths: dict[str, list[int]],
-        **keywords: Any,
-    ) -> None:
-        self.digits, self.seed, self.count, self.lengths = digits, seed, count, lengths
-        self.splits = tuple(lengths)
-        super().__init__(frame_size=FRAME_SIZE, **keywords)
+    def __post_init__(self) -> None:
+        require_seed(NAME, self)
+        require_at_least(NAME, self, digits=1, train_sequences=1, train_frames=2, validation_sequences=1)
+        require_at_least(NAME, self, test_sequences=0, eval_frames=2)
 
-    def records(self, split: str) -> Iterator[Recording]:
-        """One recording per sequence."""
-        lengths = self.lengths[split]
-        bar = tqdm(lengths, desc=f"Moving digits ({split})", unit="clip", file=sys.stderr, leave=False)
-        for index, length in enumerate(bar):
-            frames = sequence(self.digits[split], self.seed, split, index, length, self.count)
-            yield Recording(NAME, f"{split}_{index:05d}", 0, frames, no_labels(length))
+    @property
+    def lengths(self) -> dict[str, list[int]]:
+        """The length of each sequence, by split."""
+        lengths = {
+            "train": [self.train_frames] * self.train_sequences,
+            "validation": [self.eval_frames] * self.validation_sequences,
+        }
+        if self.test_sequences:
+            lengths["test"] = [self.eval_frames] * self.test_sequences
+        return lengths
+
+
+def make_recordings(digits: dict[str, np.ndarray], options: Options, split: str) -> Iterator[Recording]:
+    """Yield one recording per sequence. digits: uint8 (N, 32, 32) by split."""
+    lengths = options.lengths[split]
+    bar = tqdm(lengths, desc=f"Moving digits ({split})", unit="clip", file=sys.stderr, leave=False)
+    for index, length in enumerate(bar):
+        frames = sequence(digits[split], options.seed, split, index, length, options.digits)
+        yield Recording(NAME, f"{split}_{index:05d}", 0, frames, no_labels(length))
 
 
 def sequence(
@@ -151,37 +163,30 @@ def _enlarged(digits: np.ndarray) -> np.ndarray:
 
 
 def load(
-    *,
-    data_dir: str | None,
-    cache_dir: str,
-    frame_size: tuple[int, int] | None,
-    seed: int,
-    digits: int,
-    train_sequences: int,
-    train_frames: int,
-    validation_sequences: int,
-    test_sequences: int,
-    eval_frames: int,
+    *, data_dir: str | None, cache_dir: str, frame_size: tuple[int, int] | None, options: Options
 ) -> dict[str, list[Recording]]:
-    """Generated sequences of bouncing digits: made once, after that read from cache_dir.
+    """Return generated sequences of bouncing digits: made once, after that read from cache_dir.
 
     Raises UserError for another frame size than (64, 64), for MNIST files that cannot be read, and where
     cache_dir cannot be written.
     """
     require_size(NAME, frame_size)
-    lengths = {
-        "train": [train_frames] * train_sequences,
-        "validation": [eval_frames] * validation_sequences,
-    }
-    if test_sequences:
-        lengths["test"] = [eval_frames] * test_sequences
-    drawn = read_digits(data_dir)
-    digest = hashlib.blake2b(repr((FORMAT, seed, digits, lengths)).encode(), digest_size=16)
+    lengths = options.lengths
+    digits = read_digits(data_dir)
+    content = repr((FORMAT, options.seed, options.digits, lengths))
+    digest = hashlib.blake2b(content.encode(), digest_size=16)
     for split in lengths:
-        digest.update(drawn[split])
-    return load_prepared(
-        pathlib.Path(cache_dir) / NAME / digest.hexdigest(),
-        lambda folder: StochasticMovingMnist(
-            digits=drawn, seed=seed, count=digits, lengths=lengths, data_dir=folder
-        ),
+        digest.update(digits[split].data)
+    contents = Contents(
+        name=NAME,
+        description="Two MNIST digits that bounce at random, 64 x 64, without labels.",
+        license="BSD-3-Clause",
+        frame_size=FRAME_SIZE,
+        label_size=0,
+        splits=tuple(lengths),
+        records=functools.partial(make_recordings, digits, options),
     )
+    return load_prepared(cache_dir, digest.hexdigest(), contents)
+
+
+DATA_SET = DataSet(load=load, options=Options, default_frame_size=lambda data_dir: FRAME_SIZE)

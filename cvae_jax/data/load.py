@@ -1,0 +1,42 @@
+"""The data of a run: what the section `config.data` names, checked."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from cvae_jax.data import datasets
+from cvae_jax.data.clips import Recording
+from cvae_jax.runtime.cache import Cache
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import user_cache_folder
+
+DEFAULT_CACHE = user_cache_folder() / "data"
+
+
+def load_data(data: ConfigDict, n_past: int, cache: Cache | None = None) -> dict[str, list[Recording]]:
+    """Return the recordings of the section `config.data` by split, preparing them on first use.
+
+    cache: runs of the same data share one copy in memory. Raises UserError where a recording that is to be
+    predicted has no frame after its n_past context frames.
+    """
+    key = ("data", data.to_json(sort_keys=True), n_past)
+    return (cache or Cache()).get(key, lambda: _load(data, n_past))
+
+
+def _load(data: ConfigDict, n_past: int) -> dict[str, list[Recording]]:
+    found = datasets.load(
+        data.name,
+        data_dir=data.dir,
+        cache_dir=str(data.cache or DEFAULT_CACHE),
+        frame_size=data.frame_size,
+        options=data[data.name].to_dict() if datasets.find(data.name).options else None,
+    )
+    for split, recordings in found.items():
+        for recording in recordings if split != "train" else ():
+            if len(recording.frames) <= n_past:
+                raise UserError(
+                    f"The {split} recording {recording.name} of {data.name} has {len(recording.frames)} "
+                    f"frames, of which config.n_past={n_past} are given: there is nothing to predict; lower "
+                    "config.n_past or bring longer recordings."
+                )
+    return found

@@ -1,0 +1,1 @@
+"""Evaluation: scores, baselines, tables and their protocol."""

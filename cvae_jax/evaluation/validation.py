@@ -1,0 +1,117 @@
+"""The validation of a run in training: prior and posterior rollouts of the validation clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from cvae_jax.data.clips import Recording
+from cvae_jax.evaluation.averages import curve_over_scenes, mean_over_scenes
+from cvae_jax.evaluation.scores import Scored, Scorer, latents, mean_score
+from cvae_jax.rollout.chunks import MODES, POSTERIOR, PRIOR
+
+FIELDS = (
+    "val_loss",
+    "val_psnr_prior",
+    "val_psnr_posterior",
+    "val_psnr_prior_by_scene",
+    "val_kl_nats_per_frame",
+    "val_active_units",
+    "val_active_units_share",
+    "val_psnr_gap",
+)
+
+
+class Validated(NamedTuple):
+    """What a validation found.
+
+    Attributes:
+      fields: the fields FIELDS of the epoch's row in metrics.jsonl.
+      per_frame: by scene and mode the mean PSNR of each predicted frame in dB.
+      videos: by scene the columns of a film strip of its first clip, uint8 (P, H, W, 3) each.
+    """
+
+    fields: dict[str, float | dict[str, float]]
+    per_frame: dict[str, dict[str, list[float]]]
+    videos: dict[str, dict[str, np.ndarray]]
+
+
+class Validation:
+    """Validates variables on recordings that training does not see.
+
+    Args:
+      seed: of the prior samples.
+      with_videos: whether the predicted frames are wanted, and not only their scores.
+
+    Attributes:
+      empty: the fields of an epoch without validation.
+    """
+
+    empty = dict.fromkeys(FIELDS)
+
+    def __init__(self, scorer: Scorer, recordings: list[Recording], seed: int, with_videos: bool):
+        self._scorer, self._recordings, self._seed = scorer, recordings, seed
+        self._frames_of = range(1) if with_videos else ()
+
+    def run(
+        self, variables: PyTree, beta: float, announce: Callable[[str], AbstractContextManager]
+    ) -> Validated:
+        """Return the scores of one prior and one posterior sample of each clip; announce shows progress."""
+        scored = {}
+        for mode in MODES:
+            with announce(f"validating ({mode})"):
+                scored[mode] = list(
+                    self._scorer.run(variables, self._recordings, mode, self._seed, frames_of=self._frames_of)
+                )
+        scenes = list(dict.fromkeys(r.scene for r in self._recordings))
+        of_scene = {
+            scene: {mode: [s for s in clips if s.recording.scene == scene] for mode, clips in scored.items()}
+            for scene in scenes
+        }
+        return Validated(
+            summary(scored[PRIOR], scored[POSTERIOR], beta),
+            {scene: {mode: _curve(clips) for mode, clips in own.items()} for scene, own in of_scene.items()},
+            {
+                scene: _columns(*(clips[0] for clips in own.values()))
+                for scene, own in of_scene.items()
+                if self._frames_of
+            },
+        )
+
+
+def summary(prior: list[Scored], posterior: list[Scored], beta: float) -> dict[str, float | dict[str, float]]:
+    """Return the validation fields of an epoch: means over frames, clips and scenes, and by scene.
+
+    val_loss is the report's: per clip (B = 1) the sum over steps of recon + beta * kl, with z from the
+    posterior. What `latents` finds has the prefix val_.
+    """
+    losses = [float(np.sum(s.scores["recon"] + beta * s.scores["kl"], dtype=np.float64)) for s in posterior]
+    scenes = sorted({s.recording.scene for s in prior})
+    fields: dict[str, float | dict[str, float]] = {
+        "val_loss": mean_over_scenes(losses, [s.recording.scene for s in posterior]),
+        "val_psnr_prior": mean_score(prior, "psnr"),
+        "val_psnr_posterior": mean_score(posterior, "psnr"),
+        "val_psnr_prior_by_scene": {
+            scene: mean_score([s for s in prior if s.recording.scene == scene], "psnr") for scene in scenes
+        },
+    }
+    return fields | {f"val_{name}": value for name, value in latents(prior, posterior).items()}
+
+
+def _curve(clips: Sequence[Scored]) -> list[float]:
+    return curve_over_scenes([s.scores["psnr"] for s in clips], [s.recording.scene for s in clips])
+
+
+def _columns(prior: Scored, posterior: Scored) -> dict[str, np.ndarray]:
+    assert prior.frames is not None and posterior.frames is not None, "they were asked for"
+    recording, count = prior.recording, len(prior.frames)
+    columns = {
+        "truth": recording.frames[-count:],
+        "prior": prior.frames,
+        "posterior": posterior.frames,
+    }
+    return columns | ({"label": recording.labels[-count:]} if recording.image_labels else {})

@@ -1,0 +1,161 @@
+"""Building blocks of the reference model: convolution layers, residual block, DCB, BatchNorm.
+
+Feature maps keep the frame's resolution everywhere (no stride). Initialisation is PyTorch's
+default: weights and biases uniform in +-1/sqrt(fan_in) (He et al., 2015, with a = sqrt(5)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from cvae_jax.models import ops
+
+
+def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
+    """Return an initialiser: uniform in +-1/sqrt(fan_in), PyTorch's default for convolutions."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def leaky_relu(x: Array, slope: float) -> Array:
+    """Leaky ReLU with PyTorch's gradient at zero (the slope)."""
+    return jnp.where(x > 0, x, slope * x)
+
+
+class Convolution(nn.Module):
+    """A convolution with bias, in the precision of its input (parameters are kept in float32).
+
+    `kind` is 'dense' (1x1), 'dense_halves' (1x1, giving the two halves of its channels as a pair), 'conv3x3',
+    'depthwise3x3' or 'conv7x7_valid'.
+    """
+
+    kind: str
+    features: int
+    formulation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Any:
+        channels = x.shape[-1]
+        size = {"conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}.get(self.kind, 1)
+        inputs = 1 if self.kind == "depthwise3x3" else channels
+        shape = (size, size, inputs, self.features)
+        if self.is_initializing():
+            init = uniform_fan_in(size * size * inputs)
+            kernel, bias = self.param("kernel", init, shape), self.param("bias", init, shape[-1:])
+        else:  # `param` would trace init again only to compare shapes: a fifth of the time to trace a step
+            kernel, bias = (self.get_variable("params", name) for name in ("kernel", "bias"))
+            if (np.shape(kernel), np.shape(bias)) != (shape, shape[-1:]):
+                raise ValueError(f"{'/'.join(self.path)}: the kernel is {np.shape(kernel)}, not {shape}.")
+        apply: Callable[..., Any] = {
+            "dense": ops.dense,
+            "dense_halves": ops.dense_halves,
+            "conv3x3": ops.conv3x3,
+            "depthwise3x3": ops.depthwise3x3,
+            "conv7x7_valid": ops.conv_valid,
+        }[self.kind]
+        return apply(x, jnp.asarray(kernel, x.dtype), jnp.asarray(bias), self.formulation)
+
+
+class ResidualBlock(nn.Module):
+    """RB(i, o): two 3x3 convolutions with leaky ReLU (0.01) plus a skip (1x1 where i != o)."""
+
+    features: int
+    formulation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w o"]:
+        y = Convolution("conv3x3", self.features, self.formulation, name="conv1")(x)
+        y = Convolution("conv3x3", self.features, self.formulation, name="conv2")(leaky_relu(y, 0.01))
+        y = leaky_relu(y, 0.01)
+        if x.shape[-1] != self.features:
+            x = Convolution("dense", self.features, self.formulation, name="skip")(x)
+        return y + x
+
+
+class DepthConvBlock(nn.Module):
+    """DCB(i, o): a depthwise-separable residual convolution, then a gated feed-forward residual."""
+
+    features: int
+    formulation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w o"]:
+        inputs, features = x.shape[-1], self.features
+
+        def dense(width: int, name: str) -> Convolution:
+            return Convolution("dense", width, self.formulation, name=name)
+
+        y = leaky_relu(dense(inputs, "conv1")(x), 0.01)
+        y = Convolution("depthwise3x3", inputs, self.formulation, name="depth_conv")(y)
+        y = dense(features, "conv2")(y)
+        x = y + (dense(features, "skip")(x) if inputs != features else x)
+        a, b = Convolution("dense_halves", 4 * features, self.formulation, name="ffn_in")(x)
+        return x + dense(features, "ffn_out")(a * leaky_relu(b, 0.1))
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm whose statistics are per time step, over real clips only and over all devices.
+
+    Input is (g, b, h, w, c): g time steps of b clips. In training each step is normalised with the
+    statistics of its own (b, h, w) where `mask` (g, b) is 1, summed over `axis_name`; the running values are
+    then updated step after step, in order: running <- 0.9 running + 0.1 batch, with the unbiased
+    variance n/(n-1) of the global n (PyTorch's rule; Flax's own uses the biased one). A step whose mask is 0
+    throughout updates nothing. Statistics are taken in float32; the output has the input's precision.
+    """
+
+    axis_name: str | None
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "g b h w c"], mask: Float[Array, "g b"], train: bool
+    ) -> Float[Array, "g b h w c"]:
+        channels, precision = x.shape[-1], x.dtype
+        x = x.astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+
+        def broadcast(stat: Array) -> Array:
+            return stat.reshape((-1, 1, 1, 1, channels))
+
+        if train:
+            weight = mask[:, :, None, None, None]
+            count = self._total(jnp.sum(mask, axis=1)) * (x.shape[2] * x.shape[3])
+            n = jnp.maximum(count, 1)[:, None]
+            mean = self._total(jnp.sum(x * weight, axis=(1, 2, 3))) / n
+            centred = x - broadcast(mean)
+            var = self._total(jnp.sum(centred**2 * weight, axis=(1, 2, 3))) / n
+            if not self.is_initializing():
+                unbiased = var * (n / jnp.maximum(n - 1, 1))
+                running_mean.value = self._update(running_mean.value, mean, count)
+                running_var.value = self._update(running_var.value, unbiased, count)
+        else:
+            mean, var = running_mean.value, running_var.value
+            centred = x - broadcast(mean)
+        normalised = centred * broadcast(lax.rsqrt(var + self.epsilon))
+        return (normalised * broadcast(scale) + broadcast(bias)).astype(precision)
+
+    def _total(self, x: Array) -> Array:
+        return x if self.axis_name is None else lax.psum(x, self.axis_name)
+
+    def _update(self, running: Array, steps: Float[Array, "g c"], count: Float[Array, " g"]) -> Array:
+        for g in range(steps.shape[0]):
+            updated = (1 - self.momentum) * running + self.momentum * steps[g]
+            running = jnp.where(count[g] > 0, updated, running)
+        return lax.stop_gradient(running)

@@ -1,0 +1,1 @@
+"""The loop over time, and rollouts of long videos in chunks."""

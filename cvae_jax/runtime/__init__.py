@@ -1,0 +1,1 @@
+"""The process: devices, platform settings, flags, errors, files and progress."""

@@ -1,0 +1,1 @@
+"""The programs: each module has a `main` that parses flags and makes one call."""

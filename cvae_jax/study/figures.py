@@ -1,0 +1,166 @@
+"""The five figures of the report, over several seeds: a line is the mean, a band spans the seeds.
+
+A course maps a variant's name to the histories of its runs: per run the rows of metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cvae_jax.report.figures import finish, numbers, save_figure
+
+Course = dict[str, list[list[dict]]]
+
+
+def save_forcing(path: str | os.PathLike, name: str, histories: list[list[dict]]) -> None:
+    """Figure 1: the teacher-forcing ratio per epoch with the training loss over it."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    _draw(axes, histories, "train_loss", "training loss", color="C0")
+    _scale(axes, [histories], "train_loss")
+    axes.set(xlabel="epoch", ylabel="training loss", title=f"{name}: teacher forcing and training loss")
+    above = axes.twinx()
+    _draw(above, histories, "teacher_forcing_ratio", "teacher-forcing ratio", color="C2", linestyle="--")
+    for history in histories:
+        share = numbers([row["teacher_forced"] for row in history])
+        label = "epoch forced (each seed)" if history is histories[0] else None
+        above.plot(_epochs(history), share, "x", color="C2", markersize=4, alpha=0.5, label=label)
+    above.set(ylabel="teacher forcing", ylim=(-0.05, 1.05))
+    lines = [*axes.get_lines(), *above.get_lines()]
+    named = [line for line in lines if not str(line.get_label()).startswith("_")]
+    above.legend(named, [str(line.get_label()) for line in named], fontsize=8, loc="upper right")
+    finish(axes, legend=False)
+    save_figure(path, figure)
+
+
+def save_schedules(path: str | os.PathLike, course: Course) -> None:
+    """Figure 2: the beta schedules, and the training loss of each."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    beta, loss = figure.subplots(2, 1, sharex=True)
+    for index, (name, histories) in enumerate(course.items()):
+        _draw(beta, histories[:1], "beta", name, color=f"C{index}", linestyle=("-", "--", ":")[index % 3])
+        _draw(loss, histories, "train_loss", name, color=f"C{index}")
+    _scale(loss, list(course.values()), "train_loss")
+    beta.set(ylabel="beta", title="weight of the KL term")
+    loss.set(xlabel="epoch", ylabel="training loss", title="training loss")
+    finish(beta, legend=True)
+    finish(loss, legend=True)
+    save_figure(path, figure)
+
+
+def save_validation(path: str | os.PathLike, course: Course) -> None:
+    """Figure 3: validation loss, and PSNR with z from the prior and, beside it, from the posterior."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    loss, prior, posterior = figure.subplots(1, 3)
+    prior.sharey(posterior)
+    panels = (
+        (loss, "val_loss", "validation loss (z from the posterior)"),
+        (prior, "val_psnr_prior", "PSNR (dB), z from the prior"),
+        (posterior, "val_psnr_posterior", "PSNR (dB), posterior: sees the target"),
+    )
+    for axes, key, title in panels:
+        for index, (name, histories) in enumerate(course.items()):
+            _draw(axes, histories, key, name, color=f"C{index}")
+        axes.set(xlabel="epoch", title=title)
+        finish(axes, legend=axes is loss)
+    _scale(loss, list(course.values()), "val_loss")
+    save_figure(path, figure)
+
+
+def save_per_frame(
+    path: str | os.PathLike, curves: dict[tuple[str, int], dict[str, list[list[float]]]]
+) -> None:
+    """Figure 4: PSNR per frame of the validation sequence, z from the prior and from the posterior.
+
+    `curves` maps (variant, epochs trained) to {'prior', 'posterior'}: a curve per seed.
+    """
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    names = list(dict.fromkeys(name for name, _ in curves))
+    latest = max(epoch for _, epoch in curves)
+    for axes, row, title in zip(
+        panels, ("prior", "posterior"), ("prior", "posterior: sees the target"), strict=True
+    ):
+        for (name, epoch), rows in curves.items():
+            mean = np.mean([numbers(curve) for curve in rows[row]], axis=0)
+            axes.plot(
+                range(1, len(mean) + 1),
+                mean,
+                color=f"C{names.index(name)}",
+                linestyle="-" if epoch == latest else ":",
+                linewidth=0.9,
+                label=f"{name}, epoch {epoch}",
+            )
+        axes.set(xlabel="predicted frame", ylabel="PSNR (dB)", title=f"z from the {title}")
+        finish(axes, legend=axes is panels[0])
+    save_figure(path, figure)
+
+
+def save_decays(path: str | os.PathLike, course: Course) -> None:
+    """Figure 5: teacher-forcing ratio and validation loss of each decay, and the PSNR from the prior."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    panels = figure.subplots(1, 3)
+    keys = (
+        ("teacher_forcing_ratio", "teacher-forcing ratio"),
+        ("val_loss", "validation loss"),
+        ("val_psnr_prior", "PSNR (dB), z from the prior"),
+    )
+    for axes, (key, title) in zip(panels, keys, strict=True):
+        for index, (name, histories) in enumerate(course.items()):
+            _draw(axes, histories, key, name, color=f"C{index}", linestyle=("-", "--", ":")[index % 3])
+        axes.set(xlabel="epoch", title=title)
+        finish(axes, legend=axes is panels[1])
+    _scale(panels[1], list(course.values()), "val_loss")
+    save_figure(path, figure)
+
+
+def save_latents(path: str | os.PathLike, course: Course) -> None:
+    """What the latents carry: KL in nats per frame, share of active units, posterior minus prior."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    panels = figure.subplots(1, 3)
+    keys = (
+        ("val_kl_nats_per_frame", "KL (nats per frame)"),
+        ("val_active_units_share", "active units (share)"),
+        ("val_psnr_gap", "PSNR, posterior minus prior (dB)"),
+    )
+    for axes, (key, title) in zip(panels, keys, strict=True):
+        for index, (name, histories) in enumerate(course.items()):
+            _draw(axes, histories, key, name, color=f"C{index % 10}", linestyle=("-", "--")[index // 10])
+        axes.set(xlabel="epoch", title=title)
+        finish(axes, legend=axes is panels[0])
+    panels[0].set_yscale("symlog", linthresh=1.0)
+    save_figure(path, figure)
+
+
+def _epochs(history: list[dict]) -> list[int]:
+    return [row["epoch"] + 1 for row in history]
+
+
+def _draw(axes: Axes, histories: list[list[dict]], key: str, label: str, **style: Any) -> None:
+    """Draw the mean over runs where it is known, and a band from the least to the greatest."""
+    length = max((len(history) for history in histories), default=0)
+    values = np.full((len(histories), length), np.nan)
+    for run, history in zip(values, histories, strict=True):
+        run[: len(history)] = numbers([row.get(key) for row in history])
+    known = np.flatnonzero(~np.isnan(values).all(axis=0))
+    if known.size == 0:
+        return
+    values = values[:, known]
+    axes.plot(known + 1, np.nanmean(values, axis=0), label=label, linewidth=1.3, **style)
+    if len(histories) > 1:
+        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        axes.fill_between(known + 1, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _scale(axes: Axes, courses: Sequence[list[list[dict]]], key: str) -> None:
+    """Use a logarithmic axis where values span more than a factor of 20."""
+    values = numbers([row.get(key) for histories in courses for history in histories for row in history])
+    values = values[~np.isnan(values)]
+    if values.size and values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_yscale("log")

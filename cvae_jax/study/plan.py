@@ -1,0 +1,104 @@
+"""The runs of a study: each variant of a base config over several seeds."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cvae_jax.config import Components
+from cvae_jax.runtime.cli import one_line
+from cvae_jax.runtime.config_fields import field_sentence
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.workdir import read_metrics
+
+STOPPED = "stopped.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run of a study: its variant, its seed, its whole config and its folder."""
+
+    variant: str
+    seed: int
+    config: ConfigDict
+    workdir: Path
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a number that was not finite ended the run."""
+        return (self.workdir / STOPPED).exists()
+
+    @property
+    def epochs_shown(self) -> list[int]:
+        """After how many epochs figure 4 looks at it: at half time, if that is kept, and at the end."""
+        epochs, kept = self.config.num_epochs, self.config.checkpoint.save_every
+        return [epochs // 2, epochs] if kept and epochs % (2 * kept) == 0 else [epochs]
+
+    @property
+    def history(self) -> list[dict]:
+        """The rows of its metrics.jsonl."""
+        return read_metrics(self.workdir)
+
+    def scores_path(self, split: str, epoch: int) -> Path:
+        """Return the file with the scores of the checkpoint after `epoch` epochs on a split."""
+        return self.workdir / "study" / f"{split}_epoch_{epoch}.json"
+
+    def scores(self, split: str, epoch: int) -> dict | None:
+        """Return those scores, if they have been made."""
+        path = self.scores_path(split, epoch)
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
+    """Return the runs of a study, seed after seed, so that what is done early can be compared.
+
+    Raises UserError for a variant that changes no field of a run, or a field to what it cannot be, and
+    for figures of variants that do not exist; variants that were not chosen are left out of the figures.
+    """
+    _check(study)
+    runs = []
+    for seed in range(study.base.seed, study.base.seed + study.seeds):
+        for name in study.variants:
+            config = copy.deepcopy(study.base).lock()
+            try:
+                config.update(study.changes[name])
+            except (AttributeError, KeyError, TypeError) as error:
+                text = field_sentence(error) or one_line(error)
+                raise UserError(f"config.changes.{name} does not fit the config of a run: {text}") from None
+            config.seed, config.name = seed, name
+            Components.build(config)
+            runs.append(Planned(name, seed, config, workdir / "runs" / name / f"seed_{seed}"))
+    return runs
+
+
+def _check(study: ConfigDict) -> None:
+    if study.seeds < 1:
+        raise UserError(f"config.seeds is {study.seeds}; give at least 1.")
+    unknown = [name for name in study.variants if name not in study.changes]
+    if unknown or not study.variants:
+        raise UserError(f"config.variants is {study.variants}; choose among {', '.join(study.changes)}.")
+    shown = {f"config.figures.{field}": names for field, names in study.figures.items()}
+    for field, names in (shown | {"config.compare": study.compare}).items():
+        for name in (names,) if isinstance(names, str) else names:
+            if name and name not in study.changes:
+                raise UserError(
+                    f"{field} names {name!r}; choose among the variants {', '.join(study.changes)}."
+                )
+    if study.base.wandb:
+        raise UserError(
+            "config.base.wandb is True, but the runs of a study log to their folders only; leave it out."
+        )
+
+
+def scorings(study: ConfigDict, run: Planned) -> Iterator[tuple[str, int]]:
+    """Yield (split, epochs trained) of what is scored of a run: for the table, and for figure 4."""
+    yield study.split, run.config.num_epochs
+    if run.variant in (*study.figures.schedules, *study.figures.schedules_scaled):
+        for epoch in run.epochs_shown:
+            if (study.split, run.config.num_epochs) != ("validation", epoch):
+                yield "validation", epoch

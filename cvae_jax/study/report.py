@@ -1,0 +1,267 @@
+"""The report of a study: figures, a table with intervals over seeds, as Markdown and one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import markdown
+from ml_collections import ConfigDict
+
+from cvae_jax.report.compare import OF_THE_RUN, refuse_other_protocol
+from cvae_jax.report.tables import markdown_table
+from cvae_jax.runtime.files import replacing
+from cvae_jax.study import figures
+from cvae_jax.study.plan import Planned
+from cvae_jax.study.summary import summarise
+
+_HEADER = (
+    "variant",
+    "seeds",
+    "prior (dB)",
+    "95 %",
+    "minus {}",
+    "95 %",
+    "posterior † (dB)",
+    "posterior - prior",
+    "SSIM, prior",
+    "KL (nats/frame)",
+    "active units",
+)
+
+
+def write(
+    study: ConfigDict, workdir: Path, runs: Sequence[Planned], baselines: dict[str, dict]
+) -> list[dict]:
+    """Write report.md, report.html, results.json and figures/ into the study's folder; return the rows."""
+    rows = summarise(study, runs)
+    pictures = draw(study, workdir / "figures", runs)
+    protocol = shared_protocol(study, runs)
+    text = render(study, rows, baselines, pictures, protocol)
+    results = {"study": study.to_dict(), "protocol": protocol, "rows": rows, "baselines": baselines}
+    with replacing(workdir / "results.json") as partial:
+        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    with replacing(workdir / "report.md") as partial:
+        partial.write_text(text)
+    with replacing(workdir / "report.html") as partial:
+        partial.write_text(html(text, workdir))
+    return rows
+
+
+def shared_protocol(study: ConfigDict, runs: Sequence[Planned]) -> dict:
+    """Return the protocol of all runs' scores; what belongs to a run is listed. {} where nothing is scored.
+
+    Raises UserError where two runs were scored under different protocols, or on other data.
+    """
+    scored = [(run, run.scores(study.split, run.config.num_epochs)) for run in runs]
+    protocols = {str(run.workdir): scores["protocol"] for run, scores in scored if scores}
+    if not protocols:
+        return {}
+    (first, reference), *others = protocols.items()
+    for name, other in others:
+        refuse_other_protocol(first, reference, name, other)
+    of_the_runs = {
+        field: sorted({str(protocol.get(field)) for protocol in protocols.values()}) for field in OF_THE_RUN
+    }
+    return reference | {field: ", ".join(values) for field, values in of_the_runs.items()}
+
+
+def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple[str, str]]:
+    """Write the figures the study asks for; return (file, caption) of each."""
+
+    def course(names: Sequence[str]) -> figures.Course:
+        return {name: [r.history for r in runs if r.variant == name and r.history] for name in names}
+
+    drawn: list[tuple[str, str]] = []
+
+    def asked(field: str) -> tuple[str, ...]:
+        """The chosen variants that a figure shows."""
+        names = study.figures[field]
+        return tuple(n for n in ((names,) if isinstance(names, str) else names) if n in study.variants)
+
+    def add(file: str, caption: str, save: Any, *arguments: Any) -> None:
+        save(folder / file, *arguments)
+        drawn.append((f"figures/{file}", caption))
+
+    for name in asked("forcing"):
+        add(
+            "1_teacher_forcing.png",
+            f"Figure 1. Teacher-forcing ratio and training loss of `{name}`.",
+            figures.save_forcing,
+            name,
+            course([name])[name],
+        )
+    for suffix, names in (("", asked("schedules")), ("_scaled", asked("schedules_scaled"))):
+        if not names:
+            continue
+        which = " with the KL per latent element and a small weight" if suffix else ""
+        add(
+            f"2_schedules{suffix}.png",
+            f"Figure 2. The schedules of beta{which}, and the training loss.",
+            figures.save_schedules,
+            course(names),
+        )
+        add(
+            f"3_validation{suffix}.png",
+            f"Figure 3. Validation loss and PSNR{which}.",
+            figures.save_validation,
+            course(names),
+        )
+        curves = per_frame_curves(names, runs)
+        if curves:
+            add(
+                f"4_per_frame{suffix}.png",
+                f"Figure 4. PSNR per frame of the validation sequence{which}.",
+                figures.save_per_frame,
+                curves,
+            )
+    if asked("decays"):
+        add(
+            "5_decays.png",
+            "Figure 5. Decays of the teacher-forcing ratio, and draws per step.",
+            figures.save_decays,
+            course(asked("decays")),
+        )
+    add(
+        "6_latents.png",
+        "Figure 6. What the latents carry.",
+        figures.save_latents,
+        course(list(study.variants)),
+    )
+    return drawn
+
+
+def per_frame_curves(
+    names: Sequence[str], runs: Sequence[Planned]
+) -> dict[tuple[str, int], dict[str, list[list[float]]]]:
+    """Return {(variant, epochs trained): {'prior', 'posterior': a curve per seed}} on validation."""
+    curves: dict[tuple[str, int], dict[str, list[list[float]]]] = {}
+    for run in runs:
+        if run.variant not in names or run.stopped:
+            continue
+        for epoch in run.epochs_shown:
+            scores = run.scores("validation", epoch)
+            if scores is None:
+                continue
+            own = curves.setdefault((run.variant, epoch), {"prior": [], "posterior": []})
+            for row in scores["rows"]:
+                if "scene" not in row and row["name"] in own:
+                    own[row["name"]].append(row["per_frame_psnr"])
+    return curves
+
+
+def render(
+    study: ConfigDict,
+    rows: list[dict],
+    baselines: dict[str, dict],
+    pictures: list[tuple[str, str]],
+    protocol: dict,
+) -> str:
+    """Return the report as Markdown."""
+    base = study.base
+    parts = [
+        f"# {study.name}",
+        f"{len(study.variants)} variants, {study.seeds} seeds each: {base.num_epochs} epochs, batch "
+        f"{base.batch_size}, clips of {base.clip_length} frames, {base.data.clips_per_epoch or 'all'} clips "
+        f"an epoch, learning rate {base.learning_rate.peak:g} to {base.learning_rate.end:g}; model "
+        f"`{base.model.kind}` ({_changes(base.model[base.model.kind].to_dict())}).",
+        f"## Results on the {study.split} split",
+        table(study, rows),
+        "Means over seeds with Student t intervals over seeds; differences are taken seed by seed. † sees "
+        "the frame it predicts: a reconstruction, not a prediction.",
+        "### Baselines on the same frames",
+        markdown_table(
+            ("", "PSNR (dB)", "SSIM"),
+            [
+                (name + (" †" if row["sees_target"] else ""), f"{row['psnr']:.2f}", f"{row['ssim']:.3f}")
+                for name, row in baselines.items()
+            ],
+        ),
+        "## Figures",
+        *(f"![{caption}]({file})\n\n{caption}" for file, caption in pictures),
+        "## Protocol",
+        "\n".join(f"- {key}: {_short(value)}" for key, value in protocol.items()),
+        "## Variants",
+        "\n".join(
+            f"- `{name}`: {_changes(study.changes[name].to_dict()) or 'the base'}" for name in study.variants
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(study: ConfigDict, rows: list[dict]) -> str:
+    """Return the rows of `summarise` as a Markdown table."""
+    header = [cell.format(study.compare) for cell in _HEADER]
+    if study.steps:
+        header[6:6] = ["minus the row above", "95 %"]
+    if not study.compare:
+        del header[4:6]
+    lines = []
+    for row in rows:
+        name = row["variant"] + (f" ({row['stopped']} stopped: not finite)" if row["stopped"] else "")
+        cells = [name, len(row["seeds"]), *_with_interval(row.get("prior"))]
+        if study.compare:
+            cells += _with_interval(row.get("difference"), sign="+")
+        if study.steps:
+            cells += _with_interval(row.get("step"), sign="+")
+        lines.append(
+            cells
+            + [
+                _mean(row.get("posterior"), 2),
+                _mean(row.get("gap"), 3),
+                _mean(row.get("ssim"), 3),
+                _mean(row.get("kl_nats_per_frame"), 2),
+                _mean(row.get("active_units_share"), 3),
+            ]
+        )
+    return markdown_table(header, lines)
+
+
+def html(text: str, folder: Path) -> str:
+    """Return the Markdown as one HTML page with its pictures inside."""
+
+    def inline(match: re.Match) -> str:
+        data = base64.b64encode((folder / match.group(1)).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', inline, markdown.markdown(text, extensions=["tables"]))
+    title = text.splitlines()[0].lstrip("# ")
+    style = (
+        "body{font-family:sans-serif;max-width:75em;margin:2em auto;padding:0 1em}img{max-width:100%}"
+        "table{border-collapse:collapse}td,th{padding:.2em .6em;border-bottom:1px solid #ccc}"
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _with_interval(entry: dict | None, sign: str = "") -> tuple[str, str]:
+    if entry is None:
+        return "-", "-"
+    interval = entry["ci95"]
+    shown = "-" if interval is None else f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]"
+    return f"{entry['mean']:{sign}.2f}", shown
+
+
+def _mean(entry: dict | None, digits: int) -> str:
+    return "-" if entry is None or not math.isfinite(entry["mean"]) else f"{entry['mean']:.{digits}f}"
+
+
+def _changes(tree: dict, prefix: str = "") -> str:
+    """Return 'a.b = value, ...' of nested dicts."""
+    parts = []
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        parts.append(_changes(value, f"{prefix}{key}.") if nested else f"{prefix}{key} = {value}")
+    return ", ".join(filter(None, parts))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,1 @@
+"""Training: steps, gradients, state, checkpoints, resume and logging."""

@@ -1,0 +1,248 @@
+"""The gradient of the objective over a batch of clips, in three forms that give the same numbers.
+
+Where no gradient crosses time, the clip's gradient is the sum of its steps'. It is taken inside the scan over
+time and the sum is carried: memory does not grow with the length of the clip. (No gradient flows into the
+first carry then.) A clip that is teacher-forced throughout is parallel over time, and accelerators fold time
+into the batch, chunk by chunk. Models whose gradient crosses time, and uncut feedback, are differentiated
+through the scan, recomputing each step (remat).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, PyTree, Scalar
+
+from cvae_jax.losses import Objective
+from cvae_jax.models.interface import StepInputs, Variables, VideoModel, over_groups
+from cvae_jax.rollout.noise import Noise
+from cvae_jax.rollout.scan import (
+    Clips,
+    RolloutOptions,
+    RolloutState,
+    as_float,
+    frames_from,
+    observe_step,
+    scan_steps,
+    with_conditioning,
+)
+
+Gradients = tuple[PyTree, dict[str, Array], PyTree]
+"""(gradients, metrics, batch statistics)."""
+
+
+class _Problem(NamedTuple):
+    """What is differentiated: the same for all three forms."""
+
+    model: VideoModel
+    objective: Objective
+    options: RolloutOptions
+    variables: Variables
+    clips: Clips
+    frames: Array  # those of the clips
+    noise: Noise
+    forced: Array
+    n_past: int
+    reduce: Callable[[Array, Array, Array], tuple[Scalar, dict[str, Array]]]
+
+    def begin(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        """Return the constants and the first carry, as functions of the parameters."""
+        given = as_float(self.frames[:, : self.n_past])
+        labels = as_float(self.clips.labels[:, : self.n_past])
+        return self.model.begin(self.with_params(params), given, labels, train=True)
+
+    def with_params(self, params: PyTree, batch_stats: PyTree | None = None) -> Variables:
+        """Return the variables with other parameters (and batch statistics)."""
+        stats = self.variables["batch_stats"] if batch_stats is None else batch_stats
+        return {**self.variables, "params": params, "batch_stats": stats}
+
+    def start(self, carry: PyTree) -> RolloutState:
+        """Return the state before step 1."""
+        return RolloutState(as_float(self.frames[:, 0]), carry)
+
+
+def clip_gradients(
+    model: VideoModel,
+    objective: Objective,
+    options: RolloutOptions,
+    variables: Variables,
+    clips: Clips,
+    noise: Noise,
+    forced: Bool[Array, " s"] | Bool[Array, "s b"],
+    beta: Scalar,
+    num_clips: Scalar,
+    n_past: int = 1,
+) -> Gradients:
+    """Return (gradients, metrics, new batch statistics) of the objective over a batch of clips.
+
+    forced: which of the steps 1 .. T-1 see the true previous frame; the first always does. Every step counts,
+    also those to context frames (as in SVG, Denton & Fergus, 2018). Gradients and metrics are this device's
+    shares of the global batch's: their sum over devices is the whole. Metrics: 'loss', 'recon', 'kl' (sums
+    over steps, as in the objective).
+    """
+
+    def reduce(recon: Array, kl: Array, mask: Array) -> tuple[Scalar, dict[str, Array]]:
+        loss, recon, kl = objective.reduce(recon, kl, mask, beta, num_clips)
+        return loss, {"loss": loss, "recon": recon, "kl": kl}
+
+    assert clips.frames is not None, "there are true frames to learn from"
+    forced = forced.at[0].set(True)
+    problem = _Problem(
+        model, objective, options, variables, clips, clips.frames, noise, forced, n_past, reduce
+    )
+    if model.gradient_crosses_time or not options.cut_feedback:
+        return _through_time(problem)
+    # Decisions per clip differ between devices, which must all run the same collective operations.
+    if not options.fold_time or model.teacher_forced_chunk is None or forced.ndim == 2:
+        return _within_steps(problem)
+    return lax.cond(jnp.all(forced), lambda: _folded(problem), lambda: _within_steps(problem))
+
+
+def _through_time(problem: _Problem) -> Gradients:
+    """Differentiate through the scan; the backward pass recomputes each step."""
+    model = problem.model
+
+    @jax.checkpoint
+    def observe(params, batch_stats, constants, carry, x):
+        here = problem.with_params(params, batch_stats)
+        return observe_step(model, here, constants, carry, x, train=True)
+
+    def loss_of(params):
+        constants, carry = problem.begin(params)
+
+        def advance(x, carry, batch_stats, total):
+            outputs, carry, batch_stats = observe(params, batch_stats, constants, carry, x)
+            return outputs, carry, batch_stats, total, problem.objective.score(outputs, x.target, train=True)
+
+        _, batch_stats, _, scores = _scan(problem, advance, carry)
+        loss, metrics = problem.reduce(*scores, problem.clips.mask)
+        return loss, (metrics, batch_stats)
+
+    gradients, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(problem.variables["params"])
+    return gradients, metrics, batch_stats
+
+
+def _within_steps(problem: _Problem) -> Gradients:
+    """Take the gradient of each step inside the scan, and of the constants after it."""
+    model, params = problem.model, problem.variables["params"]
+    constants, pull_back_constants, carry = jax.vjp(problem.begin, params, has_aux=True)
+
+    def advance(x, carry, batch_stats, total):
+        def conditioning_of(params):
+            # Batch statistics are of the whole batch: labels are conditioned on together.
+            here, stats = with_conditioning(model, problem.with_params(params, batch_stats), x, train=True)
+            return here.conditioning, stats
+
+        conditioning, pull_back, new_stats = jax.vjp(conditioning_of, params, has_aux=True)
+
+        def add_group(gradients, group):
+            constants, carry, own = group
+
+            def loss_of(params, constants, conditioning):
+                inputs = dataclasses.replace(x, **own | {"conditioning": conditioning})
+                here = problem.with_params(params, new_stats)
+                outputs, after, stats = model.observe(here, constants, carry, inputs, train=True)
+                scores = problem.objective.score(outputs, inputs.target, train=True)
+                return problem.reduce(*scores, inputs.mask)[0], (outputs, after, scores, stats)
+
+            (of_params, *of_inputs), aux = jax.grad(loss_of, argnums=(0, 1, 2), has_aux=True)(
+                params, constants, own["conditioning"]
+            )
+            *kept, stats = aux
+            return (_add(gradients[0], of_params), stats), (of_inputs, *kept)
+
+        groups = (constants, carry, dataclasses.replace(x, conditioning=conditioning).per_clip())
+        (gradients, batch_stats), (of_inputs, outputs, carry, scores) = over_groups(
+            model.clips_at_once, add_group, (total[0], new_stats), groups
+        )
+        of_constants, of_conditioning = of_inputs
+        gradients = _add(gradients, pull_back(of_conditioning)[0])
+        total = gradients, _add(total[1], of_constants)
+        return outputs, carry, batch_stats, total, problem.reduce(*scores, x.mask)[1]
+
+    zeros = jax.tree.map(jnp.zeros_like, (params, constants))
+    _, batch_stats, (gradients, of_constants), metrics = _scan(problem, advance, carry, zeros)
+    gradients = _add(gradients, pull_back_constants(of_constants)[0])
+    return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
+
+
+def _scan(problem: _Problem, advance: Callable, carry: PyTree, total: PyTree = None) -> tuple:
+    return scan_steps(
+        advance,
+        problem.clips,
+        problem.noise,
+        problem.forced,
+        problem.start(carry),
+        problem.variables["batch_stats"],
+        total,
+        n_past=problem.n_past,
+        cut_feedback=problem.options.cut_feedback,
+    )
+
+
+def _folded(problem: _Problem) -> Gradients:
+    """Take the gradients of a teacher-forced clip with time folded into the batch, chunk after chunk.
+
+    All chunks have one length: the last one is filled up with steps whose mask is 0.
+    """
+    model, params, clips = problem.model, problem.variables["params"], problem.clips
+    steps = clips.labels.shape[1] - 1
+    chunks = -(-steps // problem.options.time_chunk)
+    size = -(-steps // chunks)
+    frames, labels = (_extend(video, chunks * size + 1) for video in (problem.frames, clips.labels))
+    constants, pull_back_constants, carry = jax.vjp(problem.begin, params, has_aux=True)
+
+    def body(loop, chunk):
+        carry, batch_stats, gradients, of_constants = loop
+        t = 1 + chunk * size + jnp.arange(size)
+        window = frames_from(frames, chunk * size, size + 1)
+        x = StepInputs(
+            t=t,
+            previous=window[:-1],
+            previous_is_true=jnp.ones(size, bool),
+            previous_is_given=t <= problem.n_past,
+            label=frames_from(labels, 1 + chunk * size, size),
+            conditioning=None,
+            noise=jax.vmap(problem.noise)(t),
+            mask=(t <= steps)[:, None] * clips.mask[None],
+            target=window[1:],
+        )
+
+        def loss_of(params, constants):
+            here = problem.with_params(params, batch_stats)
+            conditioning, stats = model.condition(here, x.label, x.mask, train=True)
+            here = problem.with_params(params, stats)
+            inputs = dataclasses.replace(x, conditioning=conditioning)
+            outputs, after, stats = model.teacher_forced_chunk(here, constants, carry, inputs, train=True)
+            scores = problem.objective.score(outputs, x.target, train=True)
+            loss, metrics = problem.reduce(*scores, x.mask)
+            return loss, (metrics, after, stats)
+
+        new, (metrics, carry, batch_stats) = jax.grad(loss_of, argnums=(0, 1), has_aux=True)(
+            params, constants
+        )
+        return (carry, batch_stats, _add(gradients, new[0]), _add(of_constants, new[1])), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, (params, constants))
+    (_, batch_stats, gradients, of_constants), metrics = lax.scan(
+        body, (carry, problem.variables["batch_stats"], *zeros), jnp.arange(chunks)
+    )
+    gradients = _add(gradients, pull_back_constants(of_constants)[0])
+    return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
+
+
+def _extend(video: Array, length: int) -> Array:
+    """Return (b, t, ...) with the last frame repeated up to `length` frames."""
+    missing = length - video.shape[1]
+    if not missing:
+        return video
+    return jnp.concatenate([video, jnp.repeat(video[:, -1:], missing, axis=1)], axis=1)
+
+
+def _add(one: PyTree, other: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, one, other)

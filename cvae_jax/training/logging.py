@@ -1,0 +1,103 @@
+"""Where a run's numbers go besides metrics.jsonl: TensorBoard, and Weights & Biases if asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cvae_jax.report.figures import image_strip
+from cvae_jax.runtime.errors import UserError
+
+
+class Writers:
+    """Scalars of every epoch and film strips of every validation.
+
+    Args:
+      workdir: the run's folder, where TensorBoard's events go.
+      images: whether to draw film strips.
+      wandb: a run of Weights & Biases (see `start_wandb`), or None.
+    """
+
+    def __init__(self, workdir: Path, images: bool, wandb: Any = None):
+        self._images, self._wandb, self._workdir = images, wandb, workdir
+
+    @functools.cached_property
+    def _tensorboard(self):
+        # Not before there is something to write: it brings TensorFlow along, which takes seconds.
+        from clu import metric_writers
+
+        return metric_writers.SummaryWriter(str(self._workdir))
+
+    def epoch(self, row: dict) -> None:
+        """Write an epoch's row of metrics.jsonl; scenes become one scalar each."""
+        scalars: dict[str, float] = {}
+        for name, value in row.items():
+            if isinstance(value, dict):
+                scalars |= {f"{name}/{key}": entry for key, entry in value.items()}
+            elif value is not None and name != "step":
+                scalars[name] = value
+        self._tensorboard.write_scalars(row["step"], scalars)
+        self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=row["step"])
+
+    def validation(
+        self,
+        step: int,
+        per_frame: Mapping[str, Mapping[str, Sequence[float]]],
+        videos: Mapping[str, dict[str, np.ndarray]],
+    ) -> None:
+        """Write the PSNR per frame, by scene and mode, and a film strip of each scene's video."""
+        for scene, curves in per_frame.items():
+            # TensorBoard's x axis is the frame here, so each validation needs a tag of its own.
+            tag = f"{scene}/step_{step}"
+            for t, values in enumerate(zip(*curves.values(), strict=True), 1):
+                named = {f"per_frame_psnr_{mode}/{tag}": v for mode, v in zip(curves, values, strict=True)}
+                self._tensorboard.write_scalars(t, named)
+        if self._images:
+            strips = {
+                f"validation/{scene}": image_strip(columns, every=max(1, len(columns["prior"]) // 10))[None]
+                for scene, columns in videos.items()
+            }
+            self._tensorboard.write_images(step, strips)
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        if "_tensorboard" in self.__dict__:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def start_wandb(config: ConfigDict, workdir: Path) -> Any:
+    """Return a run of Weights & Biases, resumed if the workdir has one; UserError if it is not installed."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            "config.wandb=True needs the wandb package: pip install wandb, or leave it at False."
+        ) from None
+    return wandb.init(
+        project="cvae_jax",
+        name=config.name,
+        dir=str(workdir),
+        config=config.to_dict(),
+        id=_run_id(workdir),
+        resume="allow",
+    )
+
+
+def _run_id(workdir: Path) -> str:
+    """Return the run's id, made once and kept in the workdir, so that a resumed run continues it."""
+    path = workdir / "wandb_id.txt"
+    if not path.exists():
+        import uuid
+
+        path.write_text(uuid.uuid4().hex[:12] + "\n")
+    return path.read_text().strip()

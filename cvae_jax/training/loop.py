@@ -1,0 +1,217 @@
+"""The training loop: epochs of compiled steps, validation, logs, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import PyTree
+
+from cvae_jax.data.loader import TrainLoader, pad_to_devices
+from cvae_jax.runtime.devices import Devices, prefetch
+from cvae_jax.runtime.progress import Announcement, announce_resume, epoch_bar
+from cvae_jax.training.checkpoint import Checkpoints, Progress, checkpoint_metrics
+from cvae_jax.training.controls import Controls
+from cvae_jax.training.logging import Writers
+from cvae_jax.training.resume import append_row, keep_rows, refuse_non_finite
+from cvae_jax.training.state import TrainState
+
+
+class Stopped(Exception):
+    """Training was asked to stop between two steps; what the last checkpoint holds is kept."""
+
+
+@runtime_checkable
+class Validate(Protocol):
+    """Scores variables on the validation clips; see `cvae_jax.evaluation.validation.Validation`."""
+
+    empty: dict[str, None]
+
+    def run(self, variables: PyTree, beta: float, announce: Callable) -> Any:
+        """Return an object with `fields`, `per_frame` and `videos`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Cadence:
+    """When a run validates and saves.
+
+    Attributes: num_epochs; validate_every and checkpoint_every, in epochs (the last epoch always does both);
+    checkpoint_minutes, at most this long between checkpoints within an epoch, 0 for none.
+    """
+
+    num_epochs: int
+    validate_every: int
+    checkpoint_every: int
+    checkpoint_minutes: float
+
+    def validates(self, epoch: int) -> bool:
+        """Return whether an epoch ends with a validation."""
+        return (epoch + 1) % self.validate_every == 0 or self.is_last(epoch)
+
+    def saves(self, epoch: int) -> bool:
+        """Return whether an epoch ends with a checkpoint."""
+        return (epoch + 1) % self.checkpoint_every == 0 or self.is_last(epoch)
+
+    def is_last(self, epoch: int) -> bool:
+        """Return whether the run ends with this epoch."""
+        return epoch + 1 == self.num_epochs
+
+
+@dataclasses.dataclass
+class Run:
+    """One training run. Everything it needs is given to it; `cvae_jax.train.open_run` opens it for a config.
+
+    Attributes:
+      initial_state: makes the state before the first step.
+      train_step: the mapped function of `make_train_step`.
+      metrics_file: gets one row per epoch.
+      should_stop: asked after every step; True raises Stopped.
+    """
+
+    initial_state: Callable[[], TrainState]
+    loader: TrainLoader
+    controls: Controls
+    cadence: Cadence
+    train_step: Callable
+    devices: Devices
+    validate: Validate
+    checkpoints: Checkpoints
+    writers: Writers
+    metrics_file: Path
+    should_stop: Callable[[], bool] = lambda: False
+    _compiled: bool = dataclasses.field(default=False, init=False)
+
+    def finish(self) -> TrainState:
+        """Run every epoch that is not done yet, and close what the run has open, whatever happens."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.checkpoints.close)
+            stack.callback(self.writers.close)
+            state, progress = self._start()
+            for epoch in range(progress.epoch, self.cadence.num_epochs):
+                state = self._epoch(state, epoch, progress)
+                progress = Progress(epoch + 1)
+        return state
+
+    def _start(self) -> tuple[TrainState, Progress]:
+        progress = Progress()
+        if self.checkpoints.steps:
+            template = jax.eval_shape(self.initial_state)
+            state, progress = self.checkpoints.restore(template, self.checkpoints.find("last"))
+            announce_resume(progress.epoch, progress.batch)
+        else:
+            state = self.initial_state()
+        keep_rows(self.metrics_file, progress.epoch)
+        return self.devices.place(state), progress
+
+    def _epoch(self, state: TrainState, epoch: int, progress: Progress) -> TrainState:
+        started = time.monotonic()
+        sums = dict(progress.sums)
+        bar = epoch_bar(epoch, self.cadence.num_epochs, self.loader.num_batches, progress.batch)
+        pending: tuple[int, dict] | None = None
+        logged: dict[str, float] = {}
+        last_save = asked = started
+        waited = 0.0  # for batches
+
+        def collect() -> None:
+            """Fetch the previous step's metrics after dispatching this one, so that the host never blocks."""
+            nonlocal pending
+            if pending is None:
+                return
+            values = {name: float(value) for name, value in jax.device_get(pending[1]).items()}
+            refuse_non_finite(values, pending[0], epoch, self.checkpoints)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            bar.set_postfix(
+                loss=f"{values['loss']:.4g}",
+                beta=f"{logged['beta']:.3g}",
+                ratio=f"{logged['ratio']:.2f}",
+                refresh=False,
+            )
+            pending = None
+
+        with bar:
+            for number, batch, traced, logged in prefetch(self._steps(epoch, progress.batch)):
+                waited += time.monotonic() - asked
+                state, metrics = self._step(bar, state, batch, traced)
+                collect()
+                pending = (number, metrics)
+                for name in ("beta", "forced_share"):
+                    sums[name] = sums.get(name, 0.0) + logged[name]
+                bar.update()
+                if self.should_stop():
+                    raise Stopped
+                minutes = self.cadence.checkpoint_minutes
+                due = minutes and time.monotonic() - last_save > 60 * minutes
+                if due and number + 1 < self.loader.num_batches:
+                    collect()
+                    step = epoch * self.loader.num_batches + number + 1
+                    self.checkpoints.save(step, state, Progress(epoch, number + 1, dict(sums)), None)
+                    last_save = time.monotonic()
+                asked = time.monotonic()
+            collect()
+            trained = time.monotonic()
+            row = self._row(epoch, sums, logged)
+            row |= self._validate(state, epoch, logged["beta"], bar)
+            row["train_seconds"] = round(trained - started, 3)
+            row["input_seconds"] = round(waited, 3)
+            row["validation_seconds"] = round(time.monotonic() - trained, 3)
+        append_row(self.metrics_file, row)
+        self.writers.epoch(row)
+        if self.cadence.saves(epoch):
+            self.checkpoints.save(row["step"], state, Progress(epoch + 1), checkpoint_metrics(row))
+        if self.cadence.is_last(epoch):
+            self.checkpoints.wait()
+        return state
+
+    def _step(self, bar: Any, *arguments: Any) -> tuple[TrainState, dict]:
+        """Dispatch the training step; the run's first one compiles, behind a message."""
+        if self._compiled:
+            return self.train_step(*arguments)
+        with Announcement(bar, "compiling the training step"):
+            self._compiled = True
+            return jax.block_until_ready(self.train_step(*arguments))
+
+    def _steps(self, epoch: int, start: int) -> Iterator[tuple[int, dict, dict, dict]]:
+        """Yield (number, device batch, traced controls, logged controls) of an epoch's steps."""
+        for number, batch in enumerate(self.loader.batches(epoch, start), start):
+            controls = self.controls.at(epoch, number)
+            if controls.by_clip is not None:
+                batch["forced"] = controls.by_clip
+            split = self.devices.split(pad_to_devices(batch, len(self.devices)))
+            yield number, split, controls.traced, controls.logged
+
+    def _row(self, epoch: int, sums: dict[str, float], logged: dict[str, float]) -> dict:
+        batches = self.loader.num_batches
+        mean = {name: value / batches for name, value in sums.items()}
+        return {
+            "epoch": epoch,
+            "step": (epoch + 1) * batches,
+            "train_loss": mean["loss"],
+            "recon": mean["recon"],
+            "kl": mean["kl"],
+            "grad_norm": mean["grad_norm"],
+            "beta": mean["beta"],
+            "teacher_forcing_ratio": logged["ratio"],
+            "teacher_forced": mean["forced_share"],
+            "learning_rate": logged["learning_rate"],
+        }
+
+    def _validate(self, state: TrainState, epoch: int, beta: float, bar: Any) -> dict:
+        if not self.cadence.validates(epoch):
+            return dict(self.validate.empty)
+        announce = functools.partial(Announcement, bar)
+        found = self.validate.run(state.evaluation_variables, beta, announce)
+        fields = found.fields
+        bar.set_postfix(
+            prior=f"{fields['val_psnr_prior']:.2f} dB",
+            posterior=f"{fields['val_psnr_posterior']:.2f} dB",
+        )
+        self.writers.validation((epoch + 1) * self.loader.num_batches, found.per_frame, found.videos)
+        return fields

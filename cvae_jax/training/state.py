@@ -1,0 +1,111 @@
+"""What a training run carries from step to step, and the update it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from cvae_jax.models.interface import Variables
+from cvae_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adam after clipping to a global norm; the learning rate comes with every step.
+
+    Attributes: b1, b2, eps of Adam (Kingma & Ba, 2015); clip_norm, 0 for none; ema_decay of the averaged
+    parameters, 0 for none.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("b1", "b2", "ema_decay"):
+            value = getattr(self, field)
+            if not 0 <= value < 1:
+                raise UserError(f"config.optimizer.{field} is {value!r}; give a number in [0, 1).")
+        if not self.eps > 0:
+            raise UserError(f"config.optimizer.eps is {self.eps!r}; give a number above 0.")
+        if not (math.isfinite(self.clip_norm) and self.clip_norm >= 0):
+            raise UserError(
+                f"config.optimizer.clip_norm is {self.clip_norm!r}; give a finite number, 0 for no clipping."
+            )
+
+    @property
+    def averages(self) -> bool:
+        """Whether averaged parameters are kept, which evaluation then uses."""
+        return self.ema_decay > 0
+
+    @property
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax chain, before the learning rate, over one vector of all parameters.
+
+        Leaf by leaf it would be a thousand small kernels, which are most of the step's compile time.
+        """
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        return optax.flatten(optax.chain(clip, optax.scale_by_adam(self.b1, self.b2, self.eps)))
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step counts updates; ema is None where no average is kept."""
+
+    step: PyTree  # int32 scalar; orbax also builds the state from placeholders
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    ema: PyTree | None
+
+    @classmethod
+    def create(cls, variables: Variables, optimizer: Optimizer) -> TrainState:
+        """Return the state before the first step."""
+        params, batch_stats = jax.device_put((variables["params"], variables["batch_stats"]))
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            # As one program: hundreds of small ones take seconds.
+            opt_state=jax.jit(optimizer.transformation.init)(params),
+            ema=_copied(params) if optimizer.averages else None,
+        )
+
+    @property
+    def variables(self) -> Variables:
+        """What training runs on."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluation_variables(self) -> Variables:
+        """What evaluation runs on: the averaged parameters where they are kept."""
+        params = self.params if self.ema is None else self.ema
+        return {"params": params, "batch_stats": self.batch_stats}
+
+    def update(
+        self,
+        optimizer: Optimizer,
+        gradients: PyTree,
+        batch_stats: PyTree,
+        learning_rate: Float[Array, ""],
+    ) -> TrainState:
+        """Return the state after one step of Adam with the given (global) gradients."""
+        updates, opt_state = optimizer.transformation.update(gradients, self.opt_state)
+        params = optax.apply_updates(self.params, jax.tree.map(lambda u: -learning_rate * u, updates))
+        ema = self.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, step_size=1 - optimizer.ema_decay)
+        return TrainState(self.step + 1, params, batch_stats, opt_state, ema)
+
+
+@jax.jit
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)

@@ -1,0 +1,73 @@
+"""What several test modules use: small recordings, a small config, and comparisons."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cvae_jax import config as config_files
+from cvae_jax import defaults
+from cvae_jax.config import Components
+from cvae_jax.data.clips import Recording
+from cvae_jax.models.interface import init_variables
+from cvae_jax.runtime.workdir import METRICS_FILE
+from cvae_jax.training.checkpoint import Checkpoints
+from cvae_jax.training.state import TrainState
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config.model.cvae.frame_features=8",
+    "--config.model.cvae.label_features=2",
+    "--config.model.cvae.latent_channels=4",
+    "--config.model.cvae.decoder_features=8",
+    "--config.batch_size=4",
+    "--config.clip_length=6",
+    "--config.eval.samples=1",
+]
+
+
+def tiny_config():
+    config = defaults.get_config()
+    config.num_epochs = 3
+    config.batch_size = 4
+    config.clip_length = 4
+    config.model.cvae.update(frame_features=8, label_features=2, latent_channels=4, decoder_features=8)
+    config.loss.kl = "per_element"
+    config.teacher_forcing.initial = 0.5
+    config.learning_rate.peak = 1e-3
+    config.optimizer.ema_decay = 0.5
+    config.eval.batch_size = 2
+    config.log.images = False
+    return config
+
+
+def moving_square(name: str, length: int, seed: int) -> Recording:
+    """A bright square that walks over noise; the label marks where it is."""
+    rng = np.random.default_rng(seed)
+    frames = np.repeat(rng.integers(0, 80, (1, 16, 12, 3), np.uint8), length, axis=0)
+    labels = np.zeros_like(frames)
+    for t in range(length):
+        x, y = (2 * t + seed) % 8, (t + seed) % 12
+        frames[t, y : y + 4, x : x + 4] = 220
+        labels[t, y : y + 4, x : x + 4] = 255
+    return Recording("square", name, 0, frames, labels)
+
+
+def read_rows(workdir):
+    rows = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+def same_bits(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
+
+
+def restored(workdir, which="best"):
+    """(config, state) of a workdir's checkpoint, through the files that a run leaves."""
+    config = config_files.load(workdir, defaults.get_config())
+    parts = Components.build(config)
+    template = TrainState.create(init_variables(parts.model, 0, (32, 64)), parts.optimizer)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return config, checkpoints.restore(template, checkpoints.find(which))[0]

@@ -1,0 +1,349 @@
+"""Training runs: devices, guard, one compilation, resume, what is written."""
+
+import dataclasses
+import logging
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import read_rows, same_bits, tiny_config
+
+from cvae_jax.config import Components
+from cvae_jax.data.loader import pad_to_devices
+from cvae_jax.models.interface import init_variables
+from cvae_jax.runtime.devices import Devices, prefetch
+from cvae_jax.runtime.errors import NonFiniteError, UserError
+from cvae_jax.runtime.workdir import METRICS_FILE
+from cvae_jax.train import open_run, train
+from cvae_jax.training.checkpoint import Checkpoints
+from cvae_jax.training.controls import Controls
+from cvae_jax.training.resume import append_row, keep_rows
+from cvae_jax.training.state import TrainState
+from cvae_jax.training.step import make_train_step
+
+pytestmark = pytest.mark.usefixtures("small_model")
+
+
+@pytest.mark.parametrize(
+    ("draw", "changes"),
+    [
+        ("epoch", {}),
+        ("epoch", {"rollout.fold_time": True}),
+        ("example_step", {"rollout.fold_time": True}),  # one device's clips are all forced
+        ("epoch", {"rollout.cut_feedback": False, "model.cvae.cut_previous_features": False}),
+        ("epoch", {"precision": "bfloat16"}),
+        ("epoch", {"n_past": 3, "model.cvae.history": 2}),
+        pytest.param("epoch", {}, marks=pytest.mark.slow, id="epoch-whole-model"),
+        pytest.param("example_step", {}, marks=pytest.mark.slow, id="example_step-whole-model"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_one_device_equals_four(draw, changes):
+    """Same global batch of 6 real clips on 1 and on 4 devices (padded to 8): same losses and parameters.
+
+    Tolerance: summing in another order changes float32 losses by less than 1e-4 relative. Adam's first
+    steps divide by the gradient's size, however small, so all parameters together (but the bias before
+    BatchNorm, which has no gradient) are held to 2 % of the distance they moved.
+    """
+    config = tiny_config()
+    config.teacher_forcing.draw = draw
+    config.update_from_flattened_dict(changes)
+    parts = Components.build(config)
+    variables = init_variables(parts.model, 0, (16, 12))
+    rng = np.random.default_rng(0)
+    batch = {
+        "frames": rng.integers(0, 255, (6, 4, 16, 12, 3), np.uint8),
+        "labels": rng.integers(0, 255, (6, 4, 16, 12, 3), np.uint8),
+        "mask": np.ones(6, np.float32),
+        "index": np.arange(6, dtype=np.int32),
+    }
+    if draw == "example_step":
+        batch["forced"] = rng.random((6, 3)) < 0.5
+        batch["forced"][:2] = True  # all that the first device has
+    results, statistics = {}, {}
+    for count in (1, 4):
+        devices = Devices(jax.local_devices()[:count])
+        step = devices.map_update(make_train_step(*parts.compiled))
+        state = TrainState.create(variables, parts.optimizer)
+        history = []
+        for forced in ([1, 1, 1], [0, 0, 0], [1, 0, 1]):
+            controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3)}
+            if draw == "epoch":
+                controls["forced"] = np.array(forced, bool)
+            split = devices.split(pad_to_devices(batch, count))
+            state, metrics = step(state, split, controls)
+            history.append({k: float(v) for k, v in metrics.items()})
+            if len(history) == 1:  # before rounding has moved the parameters apart
+                statistics[count] = jax.device_get(state.batch_stats)
+        results[count] = jax.device_get(state), history
+    (one, one_history), (four, four_history) = results[1], results[4]
+    for a, b in zip(one_history, four_history, strict=True):
+        for name in ("loss", "recon", "kl", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), name
+    start = jax.device_get(TrainState.create(variables, parts.optimizer))
+    moved = jax.tree.map(lambda x, y: np.abs(np.asarray(x - y)).max(), one.params, start.params)
+    assert min(jax.tree.leaves(moved)) > 0
+    for state in (one, four, start):  # its gradient is rounding noise, which Adam makes a step of
+        state.params["label_encoder"]["layer_1"].pop("bias")
+    differences, steps = (
+        np.concatenate([np.ravel(x - y) for x, y in zip(*map(jax.tree.leaves, pair), strict=True)])
+        for pair in ((one.params, four.params), (one.params, start.params))
+    )
+    assert np.linalg.norm(differences) <= 0.02 * np.linalg.norm(steps)
+    for a, b in zip(*map(jax.tree.leaves, statistics.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_past", "history"), [(1, 0), (3, 1)])
+def test_run_compiles_its_step_once_and_resumes_bitwise(data, tmp_path, caplog, n_past, history):
+    """A run with changing beta, ratio and learning rate; then the same run in two sittings."""
+    config = tiny_config()
+    config.n_past, config.model.cvae.history = n_past, history
+    config.beta.kind = "cyclical"
+    config.beta.cycle_length = 2.0
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    jax.config.update("jax_log_compiles", True)
+    with caplog.at_level(logging.WARNING):
+        final = train(config, whole, jax.local_devices()[:1])
+    jax.config.update("jax_log_compiles", False)
+    compiled = [r.message for r in caplog.records if "Compiling" in r.message]
+    takes_a_state = "(ShapedArray(int32[]), ShapedArray(float32"  # the step counter, then parameters
+    assert len([m for m in compiled if takes_a_state in m]) == 1, compiled
+
+    rows = read_rows(whole)
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert len({row["learning_rate"] for row in rows}) == 3
+    assert len({row["beta"] for row in rows}) > 1
+    assert all(
+        row["train_loss"] == pytest.approx(row["recon"] + row["beta"] * row["kl"], rel=1e-3) for row in rows
+    )
+    expected = {
+        "epoch",
+        "step",
+        "train_loss",
+        "recon",
+        "kl",
+        "beta",
+        "teacher_forcing_ratio",
+        "teacher_forced",
+        "learning_rate",
+        "val_loss",
+        "val_psnr_prior",
+        "val_psnr_posterior",
+    }
+    assert expected <= rows[0].keys()
+    assert list(whole.glob("events.out.tfevents*"))
+
+    class Killed(Exception):
+        pass
+
+    run = open_run(config, parted, jax.local_devices()[:1])
+    save = run.checkpoints.save
+
+    def save_then_die(step, state, progress, metrics):
+        save(step, state, progress, metrics)
+        run.checkpoints.wait()
+        if step == 3:  # in the middle of epoch 1
+            append_row(parted / METRICS_FILE, {"epoch": 1, "cut": "short"})
+            raise Killed
+
+    run.checkpoints.save = save_then_die
+    run.cadence = dataclasses.replace(run.cadence, checkpoint_minutes=1e-9)
+    with pytest.raises(Killed):
+        run.finish()
+    again = train(config, parted, jax.local_devices()[:1])
+    assert same_bits(final, again)
+    assert read_rows(parted) == rows
+
+
+def test_resume_with_another_config_is_refused_naming_the_field(data, tmp_path, capsys):
+    config = tiny_config()
+    config.learning_rate.peak = 7e-3
+    open_run(config, tmp_path, jax.local_devices()[:1]).writers.close()
+    config.learning_rate.peak = 1e-3  # nothing is trained yet: any config may follow
+    open_run(config, tmp_path, jax.local_devices()[:1]).writers.close()
+    (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+    config.learning_rate.peak = 5e-3
+    with pytest.raises(UserError, match=r"config\.learning_rate\.peak is 0\.005 but was 0\.001"):
+        open_run(config, tmp_path)
+    config.learning_rate.peak = 1e-3
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"b1"', '"b7"'))
+    with pytest.raises(UserError, match="has fields this version does not know: 'optimizer.b7'"):
+        open_run(config, tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    config.checkpoint.keep = 7
+    config.num_epochs = 2
+    with pytest.raises(UserError, match=r"config\.num_epochs is 2 but was 3"):
+        open_run(config, tmp_path, extend=True)  # only a longer run can be asked for
+    config.num_epochs = 5
+    longer = r"config\.num_epochs is 5 but was 3.*the learning rate's cosine.*--extend"
+    with pytest.raises(UserError, match=re.compile(longer, re.IGNORECASE)):
+        open_run(config, tmp_path)
+    capsys.readouterr()
+    open_run(config, tmp_path, extend=True).writers.close()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "from 3 to 5 epochs" in line and "the learning rate's cosine is stretched" in line
+    assert "beta" not in line  # this one counts epochs of its own
+    open_run(config, tmp_path).writers.close()  # 5 is its length now
+    assert "Extending" not in capsys.readouterr().err
+    data["train"] = data["train"][:1]
+    with pytest.raises(UserError, match="was trained on other data"):
+        open_run(config, tmp_path)
+
+
+def test_a_workdir_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write to the workdir"):
+        open_run(tiny_config(), tmp_path / "file")
+
+
+def test_guard_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypatch):
+    config = tiny_config()
+    config.num_epochs = 1
+    config.eval.every = 5
+    good = train(config, tmp_path, jax.local_devices()[:1])
+    config.num_epochs = 2
+    run = open_run(config, tmp_path, jax.local_devices()[:1], extend=True)
+    values = Controls.values
+    monkeypatch.setattr(Controls, "values", lambda self, e, n: values(self, e, n) | {"beta": float("nan")})
+    with pytest.raises(NonFiniteError, match="epoch 1, batch 0: the loss is nan"):
+        run.finish()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps == [2]
+        state, progress = checkpoints.restore(good, 2)
+    assert same_bits(state, good) and progress.epoch == 1
+    assert len(read_rows(tmp_path)) == 1
+
+
+def test_step_with_a_non_finite_gradient_leaves_the_state_alone():
+    parts = Components.build(tiny_config())
+    devices = Devices(jax.local_devices()[:1])
+    state = TrainState.create(init_variables(parts.model, 0, (16, 12)), parts.optimizer)
+    batch = {
+        "frames": np.zeros((1, 4, 4, 16, 12, 3), np.uint8),
+        "labels": np.zeros((1, 4, 4, 16, 12, 3), np.uint8),
+        "mask": np.ones((1, 4), np.float32),
+        "index": np.zeros((1, 4), np.int32),
+    }
+    controls = {
+        "seed": np.uint32(0),
+        "beta": np.float32(np.inf),
+        "learning_rate": np.float32(1e-3),
+        "forced": np.zeros(3, bool),
+    }
+    before = jax.tree.map(np.array, state)
+    after, metrics = devices.map_update(make_train_step(*parts.compiled))(state, batch, controls)
+    assert not bool(metrics["finite"])
+    assert same_bits(after, before)
+
+
+def test_the_old_state_makes_room_for_the_new_one():
+    """It is donated: no second copy of the optimiser's state is ever on the device."""
+    parts = Components.build(tiny_config())
+    devices = Devices(jax.local_devices()[:2])
+    variables = init_variables(parts.model, 0, (16, 12))
+    state = devices.place(TrainState.create(variables, parts.optimizer))
+    step = devices.map_update(make_train_step(*parts.compiled))
+    batch = devices.split(
+        {
+            "frames": np.zeros((4, 4, 16, 12, 3), np.uint8),
+            "labels": np.zeros((4, 4, 16, 12, 3), np.uint8),
+            "mask": np.ones(4, np.float32),
+            "index": np.arange(4, dtype=np.int32),
+        }
+    )
+    controls = {
+        "seed": np.uint32(0),
+        "beta": np.float32(1),
+        "learning_rate": np.float32(1e-3),
+        "forced": np.zeros(3, bool),
+    }
+    state, _ = step(state, batch, controls)
+    saved = jax.device_get(state)  # as a checkpoint that is still being written holds it
+    copy = jax.tree.map(np.array, saved)
+    after, _ = step(state, batch, controls)
+    del state
+    assert same_bits(saved, copy)
+    last, _ = step(after, batch, controls)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(after))
+    assert int(last.step) == 3
+
+
+def test_an_epoch_does_not_wait_for_the_device(data, tmp_path, monkeypatch):
+    """Batches are sent two ahead, and a step's metrics are fetched when the next one is on its way."""
+    config = tiny_config()
+    config.num_epochs = 2
+    config.batch_size = 1
+    run = open_run(config, tmp_path / "run", jax.local_devices()[:1])
+    events = []
+    split, step, fetch = run.devices.split, run.train_step, jax.device_get
+
+    def note(event, function):
+        def noted(*arguments):
+            events.append(event)
+            return function(*arguments)
+
+        return noted
+
+    run.devices.split = note("send", split)
+    run.train_step = note("step", step)
+    monkeypatch.setattr(
+        run,
+        "_validate",
+        lambda *_: dict.fromkeys(
+            ("val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene")
+        ),
+    )
+    monkeypatch.setattr("cvae_jax.training.loop.jax.device_get", note("fetch", fetch))
+    monkeypatch.setattr(run.checkpoints, "save", lambda *_: None)
+    run.finish()
+    batches = run.loader.num_batches
+    epoch = ["send", "send", "step", "send", "step", "fetch"]
+    epoch += ["send", "step", "fetch"] * (batches - 3) + ["step", "fetch"] * 1 + ["fetch"]
+    assert batches >= 4
+    assert events == epoch * 2
+
+
+def test_prefetch_keeps_the_order_and_the_end():
+    made = []
+
+    def items():
+        for n in range(4):
+            made.append(n)
+            yield n
+
+    seen = [(item, len(made)) for item in prefetch(items(), ahead=2)]
+    assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
+    assert list(prefetch(iter([]))) == []
+
+
+def test_checkpoints_kept_are_the_newest_the_best_and_the_periodic(tmp_path):
+    from cvae_jax.training.checkpoint import Progress
+
+    state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.ones(2)}, {}, (), None)
+    with Checkpoints(tmp_path, keep=2, period=4) as checkpoints:
+        for step, psnr in zip(range(1, 11), [1, 2, 9, 3, 4, 5, 6, 7, 8, None], strict=True):
+            metrics = None if psnr is None else {"val_psnr_prior": float(psnr)}
+            checkpoints.save(step, state, Progress(step), metrics)
+        checkpoints.wait()
+        assert checkpoints.steps == [3, 4, 8, 9, 10]
+        assert checkpoints.find("best") == 3
+        assert checkpoints.find("last") == 10
+        assert checkpoints.find("8") == 8
+        with pytest.raises(UserError, match="choose best, last or one of the steps 3, 4, 8, 9, 10"):
+            checkpoints.find("7")
+
+
+def test_a_row_has_null_where_a_number_is_not_finite(tmp_path):
+    append_row(tmp_path / METRICS_FILE, {"epoch": 0, "val_loss": float("inf"), "by": {"a": float("nan")}})
+    assert read_rows(tmp_path) == [{"epoch": 0, "val_loss": None, "by": {"a": None}}]
+
+
+def test_rows_of_unfinished_epochs_are_dropped(tmp_path):
+    path = tmp_path / METRICS_FILE
+    path.write_text('{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2, "cut')
+    keep_rows(path, 1)
+    assert path.read_text() == '{"epoch": 0}\n'
