@@ -2,8 +2,8 @@
 
 train/train_img/*.png  train/train_label/*.png  val/val_img/*.png  val/val_label/*.png
 
-A file's place in its folder is the number left in its name after taking out "frame". Test sequences have a
-numbered folder each: test/test_img/0/*.png, of which the first frames are used, test/test_label/0/*.png ...
+A file's place in its folder is the number left in its name after taking out "frame". Each test sequence has
+numbered folders: test/test_img/0/*.png, where only the first frames are used, and test/test_label/0/*.png.
 """
 
 from __future__ import annotations
