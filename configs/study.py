@@ -57,4 +57,5 @@ def get_config() -> ConfigDict:
     config.figures.schedules = ("none", "monotonic", "cyclical")  # 2, 3, 4
     config.figures.schedules_scaled = ("none_scaled", "monotonic_scaled", "cyclical_scaled")  # once more
     config.figures.decays = ("monotonic", "linear_decay", "step_draws")  # 5
+    config.figures.course = ()  # 7: the validation's metrics against the training clips seen
     return config

@@ -17,6 +17,8 @@ from cvae_jax import models
 from cvae_jax.data import datasets
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import VideoModel
+from cvae_jax.perceptual import i3d, lpips
+from cvae_jax.perceptual.weights import require
 from cvae_jax.rollout.scan import RolloutOptions
 from cvae_jax.runtime import cli
 from cvae_jax.runtime.config_fields import wrong_fields
@@ -51,11 +53,22 @@ class EvaluationOptions:
     batch_size: int
     chunk: int
     seed: int
+    lpips: bool | None
+    fvd_clips: int
 
     def __post_init__(self) -> None:
-        least = dict(every=1, samples=1, best_of=0, temperature=0, batch_size=1, chunk=1, seed=0)
+        least = dict(every=1, samples=1, best_of=0, temperature=0, batch_size=1, chunk=1, seed=0, fvd_clips=0)
         _refuse_below("eval.", self, least)
         _refuse_large_seed("eval.seed", self.seed)
+        if self.fvd_clips == 1:
+            raise UserError("config.eval.fvd_clips is 1; give at least 2, or 0 for no FVD.")
+
+    def require_packages(self) -> None:
+        """Raise UserError where a metric that is asked for needs a package that is not installed."""
+        if self.lpips:
+            require(lpips.PACKAGE, "config.eval.lpips=True")
+        if self.fvd_clips:
+            require(i3d.PACKAGE, f"config.eval.fvd_clips={self.fvd_clips}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +125,12 @@ class Components:
             n_past=config.n_past,
         )
         parts.model.check(config.n_past, parts.rollout.cut_feedback)
+        if parts.objective.kl_balance and not parts.model.has_learned_prior:
+            kind = config.model.kind
+            raise UserError(
+                f"config.loss.kl_balance is {config.loss.kl_balance}, but the prior of config.model.{kind} "
+                f"is fixed: set config.loss.kl_balance=0, or config.model.{kind}.prior=learned."
+            )
         place = dict(epoch=0, step=0, num_epochs=config.num_epochs)
         parts.learning_rate.value(**place, steps_per_epoch=1)
         if config.beta.unit == "epoch":

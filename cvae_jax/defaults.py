@@ -37,11 +37,14 @@ def get_config() -> ConfigDict:
     config.model.kind = "cvae"  # which of them is trained
 
     config.loss = ConfigDict()
-    config.loss.reconstruction = "mse"  # mse, or l1_mse: mean absolute + mean squared error
+    # mse; l1_mse: mean absolute + mean squared error; calibrated: 0.5 log mse + beta KL / values in a frame
+    config.loss.reconstruction = "mse"
     config.loss.clamp = True  # score the frame after the clamp to [0, 1]
     config.loss.divide_recon_by_batch = True  # once more than the mean over clips (report)
     config.loss.kl = "sum"  # over latent elements (report), or per_element: their mean
     config.loss.logvar_clip = 10.0  # bound of the KL's log-variance in training; 0 = none
+    config.loss.free_bits = 0.0  # nats per frame below which the KL is not trained; 0 = off
+    config.loss.kl_balance = 0.0  # share of the KL's gradient that moves a learned prior (DreamerV2); 0 = off
 
     config.rollout = ConfigDict()
     config.rollout.cut_feedback = True  # no gradient through the fed-back frame
@@ -60,11 +63,12 @@ def get_config() -> ConfigDict:
     config.beta.floor = 0.0  # beta is never below this
 
     config.teacher_forcing = ConfigDict()
-    config.teacher_forcing.kind = "exponential"  # constant, exponential or linear
+    config.teacher_forcing.kind = "exponential"  # constant, exponential, linear or inverse_sigmoid
     config.teacher_forcing.initial = 0.95  # probability of feeding true frames at first
     config.teacher_forcing.decay = 0.95  # exponential: factor per epoch
     config.teacher_forcing.step = 0.05  # linear: loss per epoch
     config.teacher_forcing.start = 10.0  # epoch at which the decay begins
+    config.teacher_forcing.k = 900.0  # inverse_sigmoid: k / (k + exp(u / k)) after u updates since `start`
     config.teacher_forcing.draw = "epoch"  # one draw per epoch, batch, step or example_step
 
     config.learning_rate = ConfigDict()
@@ -88,6 +92,11 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 8  # clips, or samples of them, rolled out at once
     config.eval.chunk = 32  # frames rolled out in one call to the devices, at most (evaluate.py, generate.py)
     config.eval.seed = 0  # of the prior samples and of the bootstrap
+    # LPIPS of every sample (extra `metrics`): None = if it is installed, True = required, and also logged by
+    # the validations of a run, False = off.
+    config.eval.lpips = placeholder(bool)
+    # Clips of FVD (the extra `metrics`; two seconds per clip of 25 frames on two cores); 0 = no FVD.
+    config.eval.fvd_clips = 0
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep = 2  # newest checkpoints kept

@@ -2,6 +2,8 @@
 
 python -m cvae_jax.import_torch lab.ckpt --workdir=runs/lab
 python evaluate.py --workdir=runs/lab --config.data.name=frame_folder --config.data.dir=D
+
+It also reads SVG-FP and SVG-LP saved as state dicts (docs/parity.md), with --n_past as they were trained.
 """
 
 from __future__ import annotations
@@ -9,89 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from cvae_jax.models import cvae_torch, svg_torch
+from cvae_jax.models.torch_format import TorchFormat
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import replacing
 from cvae_jax.runtime.workdir import FRAMES_FILE
 
-FRAME_SIZE = (32, 64)  # of the lab's data
-MODULES = {
-    "frame_transformation": "frame_encoder",
-    "label_transformation": "label_encoder",
-    "Gaussian_Predictor": "gaussian_predictor",
-    "Decoder_Fusion": "decoder_fusion",
-    "Generator": "generator",
-}
-LAYERS = {
-    "conv1": "conv1",
-    "conv2": "conv2",
-    "skip": "skip",
-    "block.0.conv1.0": "conv1",
-    "block.0.depth_conv": "depth_conv",
-    "block.0.conv2": "conv2",
-    "block.0.adaptor": "skip",
-    "block.1.conv": "ffn_in",
-    "block.1.conv_out": "ffn_out",
-}
-BATCH_NORM = "label_transformation.2"
-_NAME = re.compile(r"(?:module\.)?([A-Za-z_]+)\.(\d+)(?:\.(.+))?\.([a-z_]+)")
-
-
-def to_variables(state_dict: dict[str, np.ndarray]) -> dict:
-    """Return {'params', 'batch_stats'} of a `state_dict` with the original program's names.
-
-    Convolution weights (O, I, h, w) become kernels (h, w, I, O). Gradients under the same names are
-    mapped the same way. Raises UserError for a name that is not the model's.
-    """
-    variables: dict = {"params": {}, "batch_stats": {}}
-    for name, value in state_dict.items():
-        value = np.asarray(value)
-        collection, path = _path(name, value.ndim)
-        if collection is None:
-            continue
-        if value.ndim == 4:
-            value = value.transpose(2, 3, 1, 0)
-        branch = variables[collection]
-        for key in path[:-1]:
-            branch = branch.setdefault(key, {})
-        branch[path[-1]] = np.ascontiguousarray(value, dtype=np.float32)
-    return variables
-
-
-def dimensions(state_dict: dict[str, np.ndarray]) -> dict[str, int]:
-    """Return the model's dimensions (keyword arguments of `CVAE`) that the shapes imply."""
-    shapes = {name.removeprefix("module."): np.shape(value) for name, value in state_dict.items()}
-    try:
-        return {
-            "frame_features": shapes["frame_transformation.6.weight"][0],
-            "label_features": shapes["label_transformation.4.conv2.weight"][0],
-            "latent_channels": shapes["Gaussian_Predictor.6.weight"][0] // 2,
-            "decoder_features": shapes["Decoder_Fusion.5.weight"][0],
-        }
-    except KeyError as error:
-        raise UserError(
-            f"The state_dict has no {error.args[0]!r}; it is not of the pose-conditioned CVAE."
-        ) from None
-
-
-def _path(name: str, ndim: int) -> tuple[str | None, tuple[str, ...]]:
-    match = _NAME.fullmatch(name)
-    if match is None or match[1] not in MODULES or (match[3] and match[3] not in LAYERS):
-        raise UserError(f"The state_dict's entry {name!r} is not of the pose-conditioned CVAE.")
-    module, index, layer, kind = match.groups()
-    place = (MODULES[module], f"layer_{index}", *((LAYERS[layer],) if layer else ()))
-    if kind == "num_batches_tracked":
-        return None, ()
-    if kind.startswith("running_"):
-        return "batch_stats", (*place, kind.removeprefix("running_"))
-    if kind == "bias":
-        return "params", (*place, "bias")
-    return "params", (*place, "kernel" if ndim == 4 else "scale")
+FORMATS = (svg_torch.FORMAT, cvae_torch.FORMAT)
 
 
 def load_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -109,22 +40,48 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        objects = "GLOBAL" in str(error)  # whole modules, as the published SVG program pickles them
+        advice = (
+            "it holds whole Python objects: load it in the program that wrote it, with weights_only=False, "
+            "and save state dicts, torch.save({name: module.state_dict() for name, module in ...}, path)."
+            if objects
+            else "save it again as torch.save({'state_dict': model.state_dict()}, path)."
+        )
         raise UserError(
-            f"{path} cannot be read as a PyTorch checkpoint with weights_only=True ({reason}); "
-            "save it again as torch.save({'state_dict': model.state_dict()}, path)."
+            f"{path} cannot be read as a PyTorch checkpoint with weights_only=True ({reason}); {advice}"
         ) from None
-    state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state_dict, dict):
-        raise UserError(f"{path} holds no 'state_dict'; a lab checkpoint is a dict with that key.")
+    state_dict = _joined(checkpoint)
+    if state_dict is None:
+        modules = ", ".join(name for form in FORMATS for name in form.modules)
+        raise UserError(
+            f"{path} holds no 'state_dict'; a lab checkpoint is a dict with that key, one of SVG a dict with "
+            f"the state dicts of {modules}."
+        )
     return {
         name: value.detach().numpy() for name, value in state_dict.items() if isinstance(value, torch.Tensor)
     }
 
 
-def import_checkpoint(path: Path, workdir: Path, frame_size: tuple[int, int] = FRAME_SIZE) -> int:
-    """Write a workdir with the checkpoint's weights and its dimensions; return the parameter count.
+def _joined(checkpoint: object) -> dict | None:
+    """Return one state dict of a checkpoint that holds one, or one for each module; None otherwise."""
+    if not isinstance(checkpoint, dict):
+        return None
+    modules = {name for form in FORMATS for name in form.modules} & checkpoint.keys()
+    if modules and all(isinstance(checkpoint[name], dict) for name in modules):
+        return {f"{name}.{key}": value for name in modules for key, value in checkpoint[name].items()}
+    found = checkpoint.get("state_dict")
+    return found if isinstance(found, dict) else None
 
-    frame_size: (H, W) of the frames that the checkpoint was trained on, which it does not say itself.
+
+def import_checkpoint(
+    path: Path, workdir: Path, frame_size: tuple[int, int] | None = None, n_past: int | None = None
+) -> tuple[int, TorchFormat]:
+    """Write a workdir with the checkpoint's weights and its dimensions; return their number and its format.
+
+    What the checkpoint does not say itself:
+      frame_size: (H, W) of the frames it was trained on; None: (32, 64), or (64, 64) for SVG.
+      n_past: the given frames; None: 1, or for SVG those that were published with its size of z (5 where
+        there is none).
 
     Raises UserError for a file that is not such a checkpoint, and where the workdir has a run already.
     """
@@ -140,12 +97,16 @@ def import_checkpoint(path: Path, workdir: Path, frame_size: tuple[int, int] = F
     if (workdir / config_files.FILE).exists():
         raise UserError(f"There is a run in {workdir} already; give another --workdir.")
     state_dict = load_state_dict(path)
-    variables = to_variables(state_dict)
+    form = next(form for form in FORMATS if form.recognises(state_dict))
+    variables = form.to_variables(state_dict)
     config = defaults.get_config()
-    config.name, config.beta.kind = path.stem, "monotonic"
-    config.model.cvae.update(dimensions(state_dict))
+    config.update_from_flattened_dict(form.changes(state_dict))
+    config.name = path.stem
+    config.n_past = config.n_past if n_past is None else n_past
+    config.clip_length = max(config.clip_length, config.n_past + 1)
+    frame_size = frame_size or form.frame_size
     parts = Components.build(config)
-    expected = init_variables(parts.model, 0, frame_size)
+    expected = init_variables(parts.model, 0, frame_size, form.label_size)
     _refuse_other_shapes(variables, expected, path)
     state = TrainState.create(variables, parts.optimizer)
     config_files.save(config, workdir)
@@ -154,7 +115,7 @@ def import_checkpoint(path: Path, workdir: Path, frame_size: tuple[int, int] = F
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(0, state, Progress(), None)
         checkpoints.wait()
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params)), form
 
 
 def _refuse_other_shapes(variables: dict, expected: dict, path: Path) -> None:
@@ -176,22 +137,24 @@ def main(argv: list[str]) -> None:
     from cvae_jax.runtime import cli
 
     parser = argparse.ArgumentParser(prog="python -m cvae_jax.import_torch", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="the lab's .ckpt: a dict with 'state_dict'")
+    parser.add_argument("checkpoint", type=Path, help="a dict with 'state_dict', or with SVG's state dicts")
     parser.add_argument("--workdir", type=Path, required=True, help="folder to create the run in")
     parser.add_argument(
         "--frame_size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        default=FRAME_SIZE,
-        help="height and width of the frames it was trained on; default: 32 64, the lab's",
+        help="height and width of the frames it was trained on; default: 32 64, the lab's, and 64 64 for SVG",
     )
+    parser.add_argument("--n_past", type=int, help="given frames; default: 1, or as published for SVG")
     arguments = parser.parse_args(argv)
-    size = tuple(arguments.frame_size)
-    count = cli.guarded(lambda: import_checkpoint(arguments.checkpoint, arguments.workdir, size))
+    size = tuple(arguments.frame_size) if arguments.frame_size else None
+    count, form = cli.guarded(
+        lambda: import_checkpoint(arguments.checkpoint, arguments.workdir, size, arguments.n_past)
+    )
     print(
         f"Imported {count:,} parameters; now run: {cli.command('evaluate')} --workdir={arguments.workdir} "
-        "--config.data.name=frame_folder --config.data.dir=D (the lab's data; without, the embedded clips)"
+        f"{form.evaluate_with}"
     )
 
 

@@ -9,28 +9,45 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Scalar
 
+from cvae_jax.metrics import LEAST_MSE
 from cvae_jax.models.interface import Gaussian, StepOutputs
 from cvae_jax.runtime.errors import UserError
 
-RECONSTRUCTIONS = ("mse", "l1_mse")
+CALIBRATED = "calibrated"
+RECONSTRUCTIONS = ("mse", "l1_mse", CALIBRATED)
 KL_REDUCTIONS = ("sum", "per_element")
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """How one predicted frame is scored.
+    """How predicted frames are scored.
 
     Attributes:
-      reconstruction: 'mse', or 'l1_mse' (mean absolute plus mean squared error).
+      reconstruction: 'mse'; 'l1_mse' (mean absolute plus mean squared error); or 'calibrated', the Gaussian
+        likelihood with the variance that fits best (sigma-VAE, Rybkin, Daniilidis & Levine, ICML 2021): with
+        the mean squared error M over the global batch, its steps, pixels and channels, the loss is
+        0.5 log M + beta * KL / D, where KL is in nats per frame and D = height * width * channels. With
+        beta = 1 that is the negative evidence lower bound per value, up to a constant. Frames have three
+        channels, also those of grey video: its equal channels count as three values, so that a nat is cheaper
+        by that factor (set beta to 3 to undo it).
       clamp: score the frame clamped to [0, 1] as the report does (out-of-range pixels then get no
         gradient); False scores the decoder's raw output.
       divide_recon_by_batch: divide the mean over clips by the number of clips once more (the report).
       kl: 'sum' over all latent elements (the report), or 'per_element' (their mean).
       logvar_clip: in training the KL's log-variance is clipped to +- this; 0 means not clipped.
+      free_bits: nats per frame; in training a frame whose KL is below has this as its KL, without a gradient
+        (Kingma et al., NIPS 2016; as in DreamerV3, over all latents of the frame). 0 = off.
+      kl_balance: in training the KL's gradient is this times that of KL(stop_gradient(q) || p), which moves
+        the prior, and (1 - this) times that of KL(q || stop_gradient(p)) (KL balancing, DreamerV2, Hafner et
+        al., ICLR 2021; DreamerV3 weighs the same two terms by independent factors). The KL's value stays the
+        same. It needs a model whose prior is learned. 0 = off.
     """
 
     reconstruction: str = "mse"
@@ -38,6 +55,8 @@ class Objective:
     divide_recon_by_batch: bool = True
     kl: str = "sum"
     logvar_clip: float = 10.0
+    free_bits: float = 0.0
+    kl_balance: float = 0.0
 
     def __post_init__(self) -> None:
         for field, known in (("reconstruction", RECONSTRUCTIONS), ("kl", KL_REDUCTIONS)):
@@ -49,6 +68,24 @@ class Objective:
             raise UserError(
                 f"config.loss.logvar_clip is {self.logvar_clip!r}; give a finite number, 0 for no clipping."
             )
+        if not (math.isfinite(self.free_bits) and self.free_bits >= 0):
+            raise UserError(
+                f"config.loss.free_bits is {self.free_bits!r}; give a finite number of nats, 0 for none."
+            )
+        if not 0 <= self.kl_balance < 1:
+            raise UserError(
+                f"config.loss.kl_balance is {self.kl_balance!r}; give a number in [0, 1), 0 for no balancing."
+            )
+        if self.is_calibrated and (self.divide_recon_by_batch or self.kl != "sum"):
+            raise UserError(
+                "config.loss.reconstruction='calibrated' weighs the KL against the error itself; set "
+                "config.loss.divide_recon_by_batch=False and config.loss.kl=sum."
+            )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the loss is no sum over steps, so that a clip has to be differentiated as a whole."""
+        return self.reconstruction == CALIBRATED
 
     def score(
         self, step: StepOutputs, target: Float[Array, "*n h w c"], train: bool
@@ -80,9 +117,18 @@ class Objective:
                 gaussian._replace(logvar=jnp.clip(gaussian.logvar, -bound, bound))
                 for gaussian in (posterior, prior)
             )
-        reduce = jnp.sum if self.kl == "sum" else jnp.mean
         elements = kl_elements(posterior, prior)
-        return reduce(elements, axis=tuple(range(leading, elements.ndim)))
+        if train and self.kl_balance:
+            of_prior = kl_elements(lax.stop_gradient(posterior), prior)
+            of_posterior = kl_elements(posterior, lax.stop_gradient(prior))
+            elements = self.kl_balance * of_prior + (1 - self.kl_balance) * of_posterior
+        latents = tuple(range(leading, elements.ndim))
+        nats = jnp.sum(elements, axis=latents)
+        if train and self.free_bits:
+            nats = jnp.maximum(nats, self.free_bits)
+        if self.kl == "sum":
+            return nats
+        return nats / math.prod(elements.shape[leading:])
 
     def reduce(
         self,
@@ -91,18 +137,47 @@ class Objective:
         mask: Float[Array, "*m b"],
         beta: Scalar,
         num_clips: Scalar,
+        frame_size: int | None = None,
+        psum: Callable[[Scalar], Scalar] = lambda share: share,
     ) -> tuple[Scalar, Scalar, Scalar]:
-        """Return (loss, recon, kl): sums over steps of the means over the global batch's real clips.
+        """Return (loss, recon, kl): recon and kl are sums over steps of the means over the global batch.
 
-        On one device of many these are that device's shares; they add up to the global values.
-        `mask` is 1 for what counts, per clip or per step and clip. `num_clips` is the number of real clips in
-        the global batch.
+        On one device of many these are that device's shares; they add up to the global values, and so do
+        their gradients. Only real clips count.
+
+        Args:
+          recon, kl: of each frame, from `score`.
+          mask: 1 for what counts, per clip or per step and clip.
+          num_clips: the number of real clips in the global batch.
+          frame_size: values in a frame, D = height * width * channels; the calibrated loss needs it.
+          psum: sums over the devices; the calibrated loss needs the error of the global batch.
         """
         weight = jnp.broadcast_to(mask, recon.shape) / num_clips
         recon_sum, kl_sum = jnp.sum(recon * weight), jnp.sum(kl * weight)
+        if self.is_calibrated:
+            assert frame_size is not None and recon.ndim == 2, "whole clips are reduced"
+            steps = len(recon)
+            error = jnp.maximum(psum(lax.stop_gradient(recon_sum)) / steps, LEAST_MSE)
+            # The gradient of 0.5 log(error) is that of error / (2 error); its value is shared in proportion.
+            share = recon_sum / steps / (2 * error)
+            value = lax.stop_gradient(share * jnp.log(error))
+            likelihood = value + share - lax.stop_gradient(share)
+            return likelihood + beta * kl_sum / (steps * frame_size), recon_sum, kl_sum
         if self.divide_recon_by_batch:
             recon_sum = recon_sum / num_clips
         return recon_sum + beta * kl_sum, recon_sum, kl_sum
+
+    def of_clip(
+        self, recon: Float[np.ndarray, " s"], kl: Float[np.ndarray, " s"], beta: float, frame_size: int
+    ) -> float:
+        """Return the loss of one clip as a batch of one, in float64 on the host.
+
+        recon, kl: of each step, from `score`. frame_size: values in a frame.
+        """
+        recon, kl = (np.asarray(values, np.float64) for values in (recon, kl))
+        if self.is_calibrated:
+            return float(0.5 * np.log(max(recon.mean(), LEAST_MSE)) + beta * kl.mean() / frame_size)
+        return float(np.sum(recon + beta * kl))
 
 
 def kl_elements(posterior: Gaussian, prior: Gaussian) -> Array:

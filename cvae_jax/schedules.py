@@ -25,7 +25,7 @@ from cvae_jax.runtime.errors import UserError
 
 BETA_KINDS = ("none", "monotonic", "cyclical", "fu_cyclical")
 BETA_UNITS = ("epoch", "iteration")
-FORCING_KINDS = ("constant", "exponential", "linear")
+FORCING_KINDS = ("constant", "exponential", "linear", "inverse_sigmoid")
 DRAW_KINDS = ("epoch", "batch", "step", "example_step")
 LEARNING_RATE_UNITS = ("epoch", "step")
 
@@ -159,7 +159,9 @@ class TeacherForcing:
     """How often the true previous frame is used in training, and how that is drawn.
 
     kind: "constant" (`initial`), "exponential" (initial * decay ** max(0, epoch - start), the
-    report's) or "linear" (max(0, initial - step * max(0, epoch - start))).
+    report's), "linear" (max(0, initial - step * max(0, epoch - start))) or "inverse_sigmoid" (k / (k +
+    exp(u / k)) after u updates since epoch `start`: scheduled sampling, Bengio et al., NIPS 2015, as in SAVP,
+    Lee et al., 2018, with k = 900; `initial` is not used, and its draw cannot be "epoch").
     draw: what one draw decides, see `teacher_forcing_draw`; the report's is "epoch".
     Raises UserError, naming the field, for a value out of its range.
     """
@@ -169,6 +171,7 @@ class TeacherForcing:
     decay: float = 0.95
     step: float = 0.05
     start: float = 10
+    k: float = 900.0
     draw: str = "epoch"
 
     def __post_init__(self) -> None:
@@ -179,19 +182,27 @@ class TeacherForcing:
         _check("teacher_forcing.decay", self.decay, probability, lambda x: 0 <= x <= 1)
         _check("teacher_forcing.step", self.step, "a number >= 0", lambda x: x >= 0)
         _check("teacher_forcing.start", self.start, "an epoch >= 0", lambda x: x >= 0)
+        _check("teacher_forcing.k", self.k, "a number >= 1", lambda x: x >= 1)
+        if self.kind == "inverse_sigmoid" and self.draw == "epoch":
+            raise UserError(
+                "config.teacher_forcing.draw is 'epoch', but the ratio of kind 'inverse_sigmoid' changes "
+                "from step to step; choose one of batch, step, example_step."
+            )
 
-    def ratio(self, epoch: int) -> float:
-        """Returns the probability, in [0, 1], of using the true previous frame in an epoch."""
+    def ratio(self, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:
+        """Returns the probability, in [0, 1], of using the true previous frame.
+
+        step: of the whole run; only "inverse_sigmoid" changes from step to step.
+        """
+        if self.kind == "inverse_sigmoid":
+            updates = max(0.0, step - self.start * steps_per_epoch)
+            return self.k / (self.k + math.exp(min(updates / self.k, 700.0)))  # beyond: not a float
         decayed = max(0, epoch - self.start)
         if self.kind == "exponential":
             return float(self.initial * self.decay**decayed)
         if self.kind == "linear":
             return max(0.0, float(self.initial - self.step * decayed))
         return float(self.initial)
-
-    def decisions(self, *, seed: int, epoch: int, batch: int, num_steps: int, batch_size: int) -> np.ndarray:
-        """Returns the draw of one batch, as `teacher_forcing_draw` does, at the epoch's ratio."""
-        return teacher_forcing_draw(seed, epoch, batch, self.ratio(epoch), self.draw, num_steps, batch_size)
 
 
 @no_type_check  # __post_init__ refuses wrong types itself, with a sentence for the user

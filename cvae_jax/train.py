@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from cvae_jax.data.clips import data_hash, span
 from cvae_jax.data.load import load_data
 from cvae_jax.data.loader import TrainLoader
 from cvae_jax.evaluation.evaluate import shared_scorer
+from cvae_jax.evaluation.measures import choose
 from cvae_jax.evaluation.validation import Validation
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime.cache import Cache
@@ -64,6 +66,7 @@ def open_run(
     cache: shares data and compiled programs with other runs. should_stop: see `Run`.
     """
     parts = Components.build(config)
+    parts.evaluation.require_packages()
     cache = cache or Cache()
     trained = has_checkpoint(workdir)  # else there is nothing to protect
     if trained and (workdir / config_files.FILE).exists():
@@ -104,7 +107,8 @@ def open_run(
     train_step = cache.get(
         ("train", parts.compiled, chosen.devices), lambda: chosen.map_update(make_train_step(*parts.compiled))
     )
-    scorer = shared_scorer(cache, parts, chosen, with_ssim=False)
+    measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
+    scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
     config_files.save(config, workdir)
     for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
         with replacing(workdir / name) as partial:
@@ -128,7 +132,9 @@ def open_run(
             ),
             train_step=train_step,
             devices=chosen,
-            validate=Validation(scorer, data["validation"], parts.evaluation.seed, config.log.images),
+            validate=Validation(
+                scorer, parts.objective, data["validation"], parts.evaluation.seed, config.log.images
+            ),
             checkpoints=checkpoints,
             writers=writers,
             metrics_file=workdir / METRICS_FILE,

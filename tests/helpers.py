@@ -64,10 +64,10 @@ def same_bits(a, b):
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
 
 
-def restored(workdir, which="best"):
+def restored(workdir, which="best", size=(32, 64), label_size=None):
     """(config, state) of a workdir's checkpoint, through the files that a run leaves."""
     config = config_files.load(workdir, defaults.get_config())
     parts = Components.build(config)
-    template = TrainState.create(init_variables(parts.model, 0, (32, 64)), parts.optimizer)
+    template = TrainState.create(init_variables(parts.model, 0, size, label_size), parts.optimizer)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return config, checkpoints.restore(template, checkpoints.find(which))[0]

@@ -37,7 +37,7 @@ class LabelLayer(nn.Module):
         return jnp.concatenate([x, leaky_relu(x, 0.1)], axis=-1)
 
 
-class PosteriorLayer(nn.Module):
+class GaussianLayer(nn.Module):
     latents: int
 
     @nn.compact
@@ -54,7 +54,8 @@ class SmallNetwork(Network):
         self.frame_encoder = Layer("conv3x3", self.frame_features, "layer_6")
         self.label_encoder = LabelLayer(2, self.axis_name)
         self.vector_encoder = VectorEncoder(2, "plain")
-        self.gaussian_predictor = PosteriorLayer(self.latent_channels)
+        self.gaussian_predictor = GaussianLayer(self.latent_channels)
+        self.prior_predictor = GaussianLayer(self.latent_channels)
         self.decoder_fusion = Layer("dense", self.decoder_features, "layer_5")
         self.generator = Layer("conv3x3", 3, "layer_7", last=True)
 

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cvae_jax import defaults
-from cvae_jax.config import check_fields, load, refuse_other_training, save
+from cvae_jax.config import Components, check_fields, load, refuse_other_training, save
 from cvae_jax.runtime.errors import UserError
 
 
@@ -103,3 +103,14 @@ def test_a_workdir_of_the_first_format_is_read(tmp_path):
     stored["rollout"]["cut_previous_features"] = stored["model"].pop("cut_previous_features")
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert load(tmp_path, defaults.get_config()).to_dict() == config.to_dict()
+
+
+def test_balancing_the_kl_needs_a_learned_prior():
+    config = defaults.get_config()
+    config.loss.kl_balance = 0.8
+    with pytest.raises(
+        UserError, match="the prior of config.model.cvae is fixed: set config.loss.kl_balance=0"
+    ):
+        Components.build(config)
+    config.model.cvae.prior = "learned"
+    assert Components.build(config).objective.kl_balance == 0.8

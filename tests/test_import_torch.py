@@ -10,7 +10,9 @@ import pytest
 from helpers import restored
 
 from cvae_jax import import_torch
-from cvae_jax.import_torch import dimensions, import_checkpoint, to_variables
+from cvae_jax.import_torch import import_checkpoint
+from cvae_jax.models import svg_torch
+from cvae_jax.models.cvae_torch import dimensions, to_variables
 from cvae_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +42,7 @@ def as_if_read(monkeypatch, tmp_path):
 
 def test_the_workdir_holds_the_weights_and_their_dimensions(state_dict, as_if_read, tmp_path):
     workdir = tmp_path / "W"
-    count = import_checkpoint(as_if_read(state_dict), workdir)
+    count, _ = import_checkpoint(as_if_read(state_dict), workdir)
     trained = {n: v for n, v in state_dict.items() if "running" not in n and "tracked" not in n}
     assert count == sum(value.size for value in trained.values())
     config, state = restored(workdir)
@@ -128,6 +130,67 @@ def test_files_that_pytorch_cannot_read(tmp_path):
     torch.save({"weights": {}}, path)
     with pytest.raises(UserError, match="holds no 'state_dict'"):
         import_torch.load_state_dict(path)
+
+
+@pytest.fixture
+def svg_state_dict():
+    with np.load(ROOT / "tests" / "fixtures" / "svg_lp_dcgan_small.npz") as data:
+        return {name[3:]: data[name] for name in data.files if name.startswith("sd/")}
+
+
+def test_the_state_dicts_of_svg(svg_state_dict, tmp_path):
+    """As a dict of state dicts, one for each network, or as one under 'state_dict'."""
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(value) for name, value in svg_state_dict.items()}
+    nested: dict = {"opt": {"beta": 1e-4}}
+    for name, value in tensors.items():
+        module, _, rest = name.partition(".")
+        nested.setdefault(module, {})[rest] = value
+    expected = svg_torch.to_variables(svg_state_dict)
+    for number, checkpoint in enumerate((nested, {"state_dict": tensors})):
+        path, workdir = tmp_path / f"{number}.pt", tmp_path / f"W{number}"
+        torch.save(checkpoint, path)
+        import_checkpoint(path, workdir, n_past=3)
+        config, state = restored(workdir, size=(64, 64), label_size=0)
+        assert (config.model.kind, config.n_past, config.model.svg.skip) == ("svg", 3, "original")
+        assert config.model.svg.backbone == "dcgan" and config.model.svg.width == 4
+        same(state.params, expected["params"])
+        same(state.batch_stats, expected["batch_stats"])
+
+
+def test_whole_modules_are_refused_with_how_to_convert_them(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pth"
+    torch.save({"encoder": torch.nn.Linear(2, 2)}, path)
+    with pytest.raises(UserError, match=r"whole Python objects: .*save state dicts, torch.save\("):
+        import_torch.load_state_dict(path)
+
+
+def test_svg_checkpoints_that_are_not_whole(svg_state_dict, tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "half.pt"
+    torch.save({"encoder": {"c1.main.0.weight": torch.zeros(4, 1, 4, 4)}, "decoder": None}, path)
+    with pytest.raises(UserError, match="holds no 'state_dict'; a lab checkpoint is .*posterior, prior"):
+        import_torch.load_state_dict(path)
+    torch.save({"encoder": {"c1.main.0.weight": torch.zeros(4, 1, 4, 4)}}, path)
+    with pytest.raises(UserError, match="has no '[a-z_.0-9]+'; it is not of SVG"):
+        import_checkpoint(path, tmp_path / "W")
+
+
+@pytest.mark.parametrize(("latents", "n_past", "beta"), [(24, 10, 1e-6), (3, 5, 1e-4)])
+def test_the_size_of_z_tells_the_published_training(svg_state_dict, latents, n_past, beta):
+    other = svg_state_dict | {"posterior.mu_net.weight": np.zeros((latents, 8))}
+    changes = svg_torch.FORMAT.changes(other)
+    assert (changes["n_past"], changes["beta.scale"]) == (n_past, beta)
+    assert (changes["teacher_forcing.initial"], changes["optimizer.clip_norm"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.c1.other.weight", "encoder.upc2.main.0.weight", "prior.gru.weight"]
+)
+def test_names_that_are_not_of_svg(svg_state_dict, name):
+    with pytest.raises(UserError, match=f"entry '{name}' is not of SVG"):
+        svg_torch.to_variables(svg_state_dict | {name: np.zeros(1)})
 
 
 def test_from_a_saved_checkpoint_to_the_table(state_dict, tmp_path):

@@ -17,8 +17,10 @@ LAYERS = (
     "sections",
     "data",
     "models",
-    "losses metrics schedules",
+    "metrics schedules",
+    "losses",
     "rollout",
+    "perceptual",
     "report",
     "training",
     "config",
@@ -47,8 +49,9 @@ PARTS_OF_A_MODEL = {
     "generator",
     "network",
 } | {field.name for kind in KINDS.values() for field in dataclasses.fields(kind)}
-SHARED = {"precision", "axis_name"}  # every kind of model has them
+SHARED = {"precision", "axis_name", "prior"}  # words of the interface: every kind of model has them
 COMMON = {"history", "generator", "output"}  # English words: only as attributes of a model
+COMMON |= {"prior", "width", "channels", "latents", "skip", "encoder", "decoder"}
 
 
 def module_name(path: Path) -> str:

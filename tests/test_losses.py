@@ -1,5 +1,7 @@
 """The objective against NumPy, written out from the report's equations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ def data():
     }
 
 
-def evaluate(objective, data, *, train=True, mask=None, num_clips=None):
+def evaluate(objective, data, *, train=True, mask=None, num_clips=None, **keywords):
     """(loss, recon, kl) of the package."""
     arrays = {k: jnp.asarray(v, jnp.float32) for k, v in data.items()}
     mask = jnp.ones(arrays["raw"].shape[1]) if mask is None else jnp.asarray(mask, jnp.float32)
@@ -33,7 +35,7 @@ def evaluate(objective, data, *, train=True, mask=None, num_clips=None):
     recon, kl = objective.score(step, arrays["target"], train)
     assert recon.shape == kl.shape == arrays["raw"].shape[:2]
     num_clips = mask.sum() if num_clips is None else jnp.asarray(num_clips, jnp.float32)
-    return objective.reduce(recon, kl, mask, jnp.asarray(BETA), num_clips)
+    return objective.reduce(recon, kl, mask, jnp.asarray(BETA), num_clips, **keywords)
 
 
 def reported(data, train=True):
@@ -146,10 +148,128 @@ def test_a_single_step_is_reduced_like_a_clip_of_one(data):
     np.testing.assert_array_equal(value, objective.reduce(recon[None], kl[None], mask, beta, num))
 
 
+# The calibrated decoder
+
+CALIBRATED = Objective(reconstruction="calibrated", divide_recon_by_batch=False)
+FRAME_SIZE = 5 * 6 * 3
+
+
+def test_calibrated_is_the_gaussian_likelihood_with_its_best_variance(data):
+    loss, recon, kl = evaluate(CALIBRATED, data, frame_size=FRAME_SIZE)
+    error = (np.clip(data["raw"], 0, 1) - data["target"]) ** 2
+    variances = np.linspace(0.5, 1.5, 1001) * error.mean()
+    # Mean over all values of -log N(target; frame, variance), without 0.5 log 2 pi.
+    likelihood = 0.5 * np.log(variances) + error.mean() / (2 * variances)
+    assert variances[likelihood.argmin()] == pytest.approx(error.mean())
+    nats = reported(data)[2]
+    expected = likelihood.min() - 0.5 + BETA * nats / (STEPS * FRAME_SIZE)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert recon == pytest.approx(STEPS * error.mean(), rel=1e-5) and kl == pytest.approx(nats, rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", [CALIBRATED, Objective(divide_recon_by_batch=False)])
+def test_the_loss_of_one_clip_is_that_of_a_batch_of_one(data, objective):
+    one = {name: values[:, :1] for name, values in data.items()}
+    loss = evaluate(objective, one, frame_size=FRAME_SIZE)[0]
+    raw, target, mean, logvar = (jnp.asarray(one[k], jnp.float32) for k in ("raw", "target", "mu", "logvar"))
+    posterior = Gaussian(mean, logvar)
+    scores = objective.score(StepOutputs(raw, standard_normal(mean), posterior), target, train=True)
+    recon, kl = (np.asarray(values[:, 0]) for values in scores)
+    assert objective.of_clip(recon, kl, BETA, FRAME_SIZE) == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_the_gradient_of_calibrated_is_that_of_half_the_log_error(data):
+    target = jnp.asarray(data["target"], jnp.float32)
+    mask, beta = jnp.asarray([1.0, 1.0, 0.0, 1.0]), jnp.asarray(BETA)
+    unclamped = dataclasses.replace(CALIBRATED, clamp=False)
+
+    def loss(raw):
+        recon = unclamped.reconstruction_error(raw, target)
+        return unclamped.reduce(recon, jnp.zeros_like(recon), mask, beta, mask.sum(), FRAME_SIZE)[0]
+
+    def half_log(raw):
+        return 0.5 * jnp.log(jnp.mean((raw - target)[:, np.array([0, 1, 3])] ** 2))
+
+    raw = jnp.asarray(data["raw"], jnp.float32)
+    value, gradient = jax.value_and_grad(loss)(raw)
+    wanted, wanted_gradient = jax.value_and_grad(half_log)(raw)
+    assert value == pytest.approx(float(wanted), rel=1e-5)
+    np.testing.assert_allclose(gradient, wanted_gradient, rtol=1e-4, atol=1e-9)
+
+
+def test_the_shares_of_two_devices_add_up_when_calibrated(data):
+    """Values and gradients; the error is that of the global batch, not the mean of two logarithms."""
+    mask, num_clips = np.float32([1, 1, 1, 0]), 3
+    whole = evaluate(CALIBRATED, data, mask=mask, frame_size=FRAME_SIZE)
+    psum = lambda share: jnp.asarray(whole[1])  # noqa: E731
+    shares = [
+        evaluate(
+            CALIBRATED,
+            {k: v[:, part] for k, v in data.items()},
+            mask=mask[part],
+            num_clips=num_clips,
+            frame_size=FRAME_SIZE,
+            psum=psum,
+        )
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    np.testing.assert_allclose(np.sum(shares, axis=0), whole, rtol=1e-5)
+
+
+# Free bits and balanced KL
+
+
+def gaussians(scale):
+    rng = np.random.default_rng(2)
+    draw = lambda: jnp.asarray(rng.normal(0, scale, (2, 4)), jnp.float32)  # noqa: E731
+    return Gaussian(draw(), draw()), Gaussian(draw(), draw())
+
+
+def test_free_bits_floor_the_kl_of_a_frame_in_training_only():
+    q, p = gaussians(0.5)
+    nats = Objective().kl_divergence(q, p, train=True)
+    floor = float(nats.mean())
+    assert nats.min() < floor < nats.max()
+    objective = Objective(free_bits=floor)
+    np.testing.assert_allclose(objective.kl_divergence(q, p, train=True), np.maximum(nats, floor), rtol=1e-6)
+    np.testing.assert_array_equal(objective.kl_divergence(q, p, train=False), nats)
+    gradient = jax.grad(lambda mean: objective.kl_divergence(q._replace(mean=mean), p, True).sum())(q.mean)
+    below = np.asarray(nats) < floor
+    assert (gradient[below] == 0).all() and (gradient[~below] != 0).all()
+    halved = Objective(free_bits=floor, kl="per_element").kl_divergence(q, p, train=True)
+    np.testing.assert_allclose(halved, np.maximum(nats, floor) / 4, rtol=1e-6)
+
+
+def test_kl_balance_weighs_the_gradients_and_keeps_the_value():
+    q, p = gaussians(0.5)
+
+    def run(objective, train=True):
+        total = lambda q, p: objective.kl_divergence(q, p, train).sum()  # noqa: E731
+        return jax.value_and_grad(total, argnums=(0, 1))(q, p)
+
+    value, (of_q, of_p) = run(Objective())
+    balanced, (balanced_q, balanced_p) = run(Objective(kl_balance=0.8))
+    assert balanced == pytest.approx(float(value), rel=1e-6)
+    for ours, theirs in zip(balanced_q, of_q, strict=True):
+        np.testing.assert_allclose(ours, 0.2 * theirs, rtol=1e-5, atol=1e-7)
+    for ours, theirs in zip(balanced_p, of_p, strict=True):
+        np.testing.assert_allclose(ours, 0.8 * theirs, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"reconstruction": "l1"}, "config.loss.reconstruction is 'l1'; choose one of mse, l1_mse"),
+        ({"free_bits": -1.0}, "config.loss.free_bits is -1.0; give a finite number of nats"),
+        ({"kl_balance": 1.0}, r"config.loss.kl_balance is 1.0; give a number in \[0, 1\)"),
+        ({"reconstruction": "calibrated"}, "set config.loss.divide_recon_by_batch=False"),
+        (
+            {"reconstruction": "calibrated", "divide_recon_by_batch": False, "kl": "per_element"},
+            "and config.loss.kl=sum",
+        ),
+        (
+            {"reconstruction": "l1"},
+            "config.loss.reconstruction is 'l1'; choose one of mse, l1_mse, calibrated",
+        ),
         ({"kl": "mean"}, "config.loss.kl is 'mean'; choose one of sum, per_element"),
         ({"logvar_clip": -1.0}, "config.loss.logvar_clip is -1.0; give a finite number"),
         ({"logvar_clip": float("nan")}, "config.loss.logvar_clip is nan; give a finite number"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from cvae_jax.metrics import psnr_from_mse, psnr_per_frame, ssim_per_frame
+from cvae_jax.metrics import dilation_radius, person_mask, psnr_from_mse, psnr_per_frame, ssim_per_frame
 
 
 def random_pair(height, width, frames=2, channels=3, seed=0):
@@ -132,3 +132,65 @@ def test_metrics_under_jit_and_vmap(metric):
     assert plain.shape == (2, 3)
     np.testing.assert_allclose(jax.jit(metric)(prediction, target), plain, rtol=1e-5)
     np.testing.assert_allclose(jax.vmap(metric)(prediction, target), plain, rtol=1e-5)
+
+
+def test_a_masked_psnr_is_that_of_the_chosen_pixels():
+    prediction, target = random_pair(16, 20, frames=3)
+    mask = np.random.default_rng(1).random((3, 16, 20)) < 0.2
+    expected = [
+        peak_signal_noise_ratio(t[m], p[m], data_range=1)
+        for p, t, m in zip(prediction, target, mask, strict=True)
+    ]
+    np.testing.assert_allclose(psnr_per_frame(prediction, target, mask), expected, rtol=1e-5)
+    everything = np.full((3, 16, 20), True)
+    np.testing.assert_allclose(
+        psnr_per_frame(prediction, target, everything), psnr_per_frame(prediction, target), rtol=1e-5
+    )
+
+
+def test_a_masked_ssim_is_the_mean_of_scikit_images_map():
+    prediction, target = random_pair(24, 30, frames=2)
+    mask = np.random.default_rng(1).random((2, 24, 30)) < 0.2
+    expected = []
+    for one, other, chosen in zip(prediction, target, mask, strict=True):
+        _, similarity = structural_similarity(
+            one.astype(np.float64),
+            other.astype(np.float64),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+            channel_axis=-1,
+            full=True,
+        )
+        inside = chosen[5:-5, 5:-5]
+        expected.append(similarity[5:-5, 5:-5][inside].mean())
+    np.testing.assert_allclose(ssim_per_frame(prediction, target, mask), expected, atol=1e-5)
+    whole = np.full((2, 24, 30), True)
+    np.testing.assert_allclose(
+        ssim_per_frame(prediction, target, whole), ssim_per_frame(prediction, target), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("metric", [psnr_per_frame, ssim_per_frame])
+def test_a_frame_without_the_mask_is_nan_and_a_broken_one_is_not_left_out(metric):
+    prediction, target = (np.repeat(x, 3, axis=0) for x in random_pair(16, 16, frames=1))
+    mask = np.zeros((3, 16, 16), bool)
+    mask[0, 7, 7] = mask[2, 8, 8] = True
+    prediction = prediction.copy()
+    prediction[2] = np.nan
+    values = np.asarray(metric(prediction, target, mask))
+    assert np.isfinite(values[0]) and np.isnan(values[1]) and values[2] == -np.inf
+
+
+def test_the_person_is_what_is_drawn_and_a_border_around_it():
+    label = np.zeros((1, 64, 48, 3), np.float32)
+    label[0, 20, 30, 1] = 0.5  # one channel is enough
+    label[0, 50, 10] = 0.05  # too dark to be drawn
+    expected = np.zeros((1, 64, 48), bool)
+    assert dilation_radius(64, 48) == 2 and dilation_radius(64, 32) == 1 and dilation_radius(12, 11) == 1
+    expected[0, 18:23, 28:33] = True
+    np.testing.assert_array_equal(jax.jit(person_mask)(label), expected)
+    label[0, 0, 47] = 1.0  # at the corner
+    expected[0, :3, 45:] = True
+    np.testing.assert_array_equal(person_mask(jnp.asarray(label)), expected)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from whole_clips import predict, reconstruct
 
-from cvae_jax.import_torch import dimensions, to_variables
 from cvae_jax.losses import Objective
 from cvae_jax.models.cvae import CVAE
+from cvae_jax.models.cvae_torch import dimensions, to_variables
 from cvae_jax.models.interface import init_variables
 from cvae_jax.rollout.scan import Clips, RolloutOptions
 from cvae_jax.training.gradients import clip_gradients

@@ -212,6 +212,17 @@ def test_clips_keep_their_draw_in_a_larger_batch():
     )
 
 
+def test_inverse_sigmoid_falls_with_the_updates():
+    forcing = TeacherForcing(kind="inverse_sigmoid", k=900, start=2, draw="step")
+    at = lambda step: forcing.ratio(step // 100, step, 100)  # noqa: E731
+    assert at(0) == at(200) == 900 / 901
+    assert at(200 + 900) == pytest.approx(900 / (900 + math.e))
+    assert at(200 + 6122) == pytest.approx(0.5, abs=1e-3)  # 900 log 900 updates
+    assert 0 <= at(10**7) < 1e-100
+    falling = [at(step) for step in range(200, 12_000, 50)]
+    assert all(a > b for a, b in zip(falling, falling[1:]))
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.95])
 def test_frequency_of_the_draws(ratio):
     by_epoch = np.mean([draw("epoch", epoch=e, ratio=ratio)[0] for e in range(4000)])
@@ -220,13 +231,6 @@ def test_frequency_of_the_draws(ratio):
     assert [by_epoch, by_batch, by_clip.mean()] == pytest.approx([ratio] * 3, abs=0.04)
     assert by_clip.mean(axis=1) == pytest.approx(np.full(20, ratio), abs=0.15)  # every step
     assert np.unique(by_clip.T, axis=0).shape[0] > 20  # clips differ from each other
-
-
-def test_decisions_use_the_ratio_of_the_epoch():
-    forcing = TeacherForcing(kind="linear", initial=1.0, step=1.0, start=2, draw="example_step")
-    at = partial(forcing.decisions, seed=0, batch=0, num_steps=4, batch_size=3)
-    assert at(epoch=2).all() and at(epoch=2).shape == (4, 3)
-    assert not at(epoch=3).any()
 
 
 # Learning rate
@@ -300,6 +304,7 @@ NAN, INF = float("nan"), float("inf")
         (TeacherForcing, "teacher_forcing", "decay", [-0.1, 1.1, NAN, True]),
         (TeacherForcing, "teacher_forcing", "step", [-0.1, NAN, INF, True]),
         (TeacherForcing, "teacher_forcing", "start", [-1, NAN, INF, True]),
+        (TeacherForcing, "teacher_forcing", "k", [0, 0.5, NAN, INF, True]),
         (LearningRate, "learning_rate", "per", ["iteration"]),
         (LearningRate, "learning_rate", "peak", [0, -1e-3, NAN, INF, True]),
         (LearningRate, "learning_rate", "end", [-1e-9, 2e-4, NAN, True]),

@@ -45,3 +45,27 @@ def reconstruct(
         advance, clips, noise, forced, state, variables["batch_stats"], n_past=n_past
     )
     return kept, stats
+
+
+def predict_after_context(model, variables, given, labels, context_noise, noise):
+    """Frames P .. T-1 with z from the prior after `given` (b, P, h, w, c) has warmed the carry up.
+
+    labels: of all T frames. context_noise: of the steps to the given frames; noise: of those after them.
+    """
+    given, n_past, mask = as_float(given), given.shape[1], jnp.ones(len(given))
+    stats, begun = variables["batch_stats"], as_float(labels[:, :n_past])
+    constants, carry = model.begin(variables, given, begun, train=False)
+
+    def warm(x, carry, batch_stats, total):
+        outputs, carry, _ = observe_step(model, variables, constants, carry, x, train=False)
+        return outputs, carry, batch_stats, total, None
+
+    def advance(x, carry, batch_stats, total):
+        outputs, carry = imagine_step(model, variables, constants, carry, x)
+        return outputs, carry, batch_stats, total, outputs.frame
+
+    context = Clips(given, labels[:, :n_past], mask)
+    forced, state = jnp.ones(n_past - 1, bool), RolloutState(given[:, 0], carry)
+    carry = scan_steps(warm, context, context_noise, forced, state, stats, n_past=n_past)[0].carry
+    rest, state = Clips(None, labels[:, n_past - 1 :], mask), RolloutState(given[:, -1], carry)
+    return scan_steps(advance, rest, noise, None, state, stats, start=n_past - 1, n_past=n_past)[3]

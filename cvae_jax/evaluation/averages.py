@@ -8,9 +8,16 @@ import numpy as np
 from scipy import stats
 
 
-def clip_means(per_frame: Sequence[np.ndarray]) -> list[float]:
-    """Return each clip's mean over its frames, in float64."""
-    return [float(np.mean(values, dtype=np.float64)) for values in per_frame]
+def clip_means(per_frame: Sequence[np.ndarray], skips_frames: bool = False) -> list[float]:
+    """Return each clip's mean over its frames, in float64.
+
+    skips_frames: leave out frames that are NaN; a clip without any other is NaN.
+    """
+    return [_mean(values[~np.isnan(values)] if skips_frames else values) for values in per_frame]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values, dtype=np.float64)) if values.size else float("nan")
 
 
 def mean_over_scenes(values: Sequence[float] | np.ndarray, scenes: Sequence[str]) -> float:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
-from cvae_jax.data.clips import Recording, to_unit
+from cvae_jax.data.clips import Recording, extend, to_unit
+from cvae_jax.evaluation.measures import Measures
+from cvae_jax.evaluation.rows import ClipScores
+from cvae_jax.perceptual import lpips
+from cvae_jax.runtime.progress import clip_bar
 
 # Frames are converted to float64 in chunks of at most so many, and so many bytes (of float64).
 _CHUNK, _CHUNK_BYTES = 1024, 2**26
+_SCORED_AT_ONCE = 32  # frames of each baseline
 
 
 class Baselines:
@@ -80,3 +87,48 @@ def _chunks(video: np.ndarray) -> Iterator[np.ndarray]:
     size = max(1, min(_CHUNK, _CHUNK_BYTES // (8 * video[0].size))) if len(video) else 1
     for begin in range(0, len(video), size):
         yield video[begin : begin + size]
+
+
+def score_baselines(
+    train: list[Recording], recordings: list[Recording], n_past: int, measures: Measures = Measures(ssim=True)
+) -> dict[str, list[ClipScores]]:
+    """Return {row: a ClipScores per clip} of the baselines."""
+    baselines = Baselines(train)
+    scores: dict[str, list[ClipScores]] = {}
+    with clip_bar(len(recordings)) as bar:
+        bar.set_description("scoring the baselines")
+        for recording in recordings:
+            predicted = dict(baselines.predict(recording, n_past))
+            found = _measured(measures, np.stack(list(predicted.values())), recording, n_past)
+            for row, name in enumerate(predicted):
+                values = {metric: of_rows[row] for metric, of_rows in found.items()}
+                scores.setdefault(name, []).append(ClipScores(recording.scene, values))
+            bar.update()
+    return scores
+
+
+def _measured(
+    measures: Measures, predicted: np.ndarray, recording: Recording, n_past: int
+) -> dict[str, np.ndarray]:
+    """Return {metric: (rows, P)} of predictions float32 (rows, P, H, W, 3) of one recording."""
+    program, weights = _program(measures)
+    parts = []
+    for begin in range(n_past, len(recording.frames), _SCORED_AT_ONCE):
+        chunk = slice(begin, begin + _SCORED_AT_ONCE)
+        frames = predicted[:, begin - n_past : begin - n_past + _SCORED_AT_ONCE]
+        real = frames.shape[1]
+        batch = {
+            "videos": extend(recording.frames[chunk], _SCORED_AT_ONCE)[None],
+            "labels": extend(recording.labels[chunk], _SCORED_AT_ONCE)[None],
+            "frames": np.stack([extend(video, _SCORED_AT_ONCE) for video in frames]),
+            "owner": np.zeros(len(frames), np.int32),
+        }
+        parts.append({name: np.asarray(v)[:, :real] for name, v in program(weights, batch).items()})
+    return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+
+@functools.cache
+def _program(measures: Measures) -> tuple:
+    """Return the compiled program of the measures and its weights on the default device."""
+    weights = jax.device_put(lpips.load_weights() if measures.lpips else {})
+    return jax.jit(measures.of), weights

@@ -21,7 +21,10 @@ def draw(
     recordings: list[Recording],
     pictures: list[dict[str, np.ndarray]],
 ) -> None:
-    """Write the curves, and a GIF and a film strip of the first clips, into the eval folder."""
+    """Write the curves, and a GIF and a film strip of the first clips, into the eval folder.
+
+    pictures: {'prior', 'posterior'} frames uint8 (P, H, W, 3) of the first MOST_PICTURES clips.
+    """
     for scene in {row.get("scene") for row in results["rows"]}:
         curves = {row["name"]: row["per_frame_psnr"] for row in results["rows"] if row.get("scene") == scene}
         name = "per_frame_psnr" if scene is None else f"per_frame_psnr_{scene}"
@@ -31,7 +34,7 @@ def draw(
     if history:
         figures.save_training_curves(folder / "training_curves.png", history)
     n_past = results["protocol"]["n_past"]
-    for recording, predicted in list(zip(recordings, pictures, strict=True))[:MOST_PICTURES]:
+    for recording, predicted in zip(recordings, pictures):
         given = recording.frames[:n_past]
         columns = {
             "truth": recording.frames,

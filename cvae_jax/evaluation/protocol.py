@@ -17,8 +17,12 @@ def protocol(
     step: int,
     checkpoint: str,
     epochs: int,
+    definitions: dict[str, str],
 ) -> dict:
-    """Return what one has to know to compare the numbers with others."""
+    """Return what one has to know to compare the numbers with others.
+
+    definitions: of the metrics besides PSNR and SSIM, or why they were not measured.
+    """
     recordings = data[split]
     return {
         "split": split,
@@ -29,7 +33,7 @@ def protocol(
         "model": config.model.kind,
         "prior": f"z from the model's prior, one draw; mean of {config.eval.samples} draws",
         "prior_best_of_N": f"N = {config.eval.best_of}; per clip and metric the draw with the best mean over "
-        "frames (looks at the target to choose)",
+        "frames (looks at the target to choose); the row prior is N = 1",
         "prior_mean": "z is the mean of the prior (temperature 0)",
         "posterior": "z from the posterior of the frame being predicted (sees the target), one draw",
         "samples": config.eval.samples,
@@ -38,6 +42,7 @@ def protocol(
         "seed": config.eval.seed,
         "psnr": "dB, data range 1, per frame over H, W, C; mean over frames, clips, then scenes; at most 100",
         "ssim": "Gaussian window 11, sigma 1.5, data range 1, per channel",
+        **definitions,
         "ci95": "percentile bootstrap over the clips within scenes; a scene of one clip is held fixed",
         "seed_std": "standard deviation over draws",
         "data": config.data.name,

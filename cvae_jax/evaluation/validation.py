@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -11,7 +12,9 @@ from jaxtyping import PyTree
 
 from cvae_jax.data.clips import Recording
 from cvae_jax.evaluation.averages import curve_over_scenes, mean_over_scenes
-from cvae_jax.evaluation.scores import Scored, Scorer, latents, mean_score
+from cvae_jax.evaluation.latents import SAMPLES, Collected, mean_score
+from cvae_jax.evaluation.scores import Scored, Scorer
+from cvae_jax.losses import Objective
 from cvae_jax.rollout.chunks import MODES, POSTERIOR, PRIOR
 
 FIELDS = (
@@ -19,10 +22,13 @@ FIELDS = (
     "val_psnr_prior",
     "val_psnr_posterior",
     "val_psnr_prior_by_scene",
+    "val_ssim_prior",
+    "val_lpips_prior",
     "val_kl_nats_per_frame",
     "val_active_units",
     "val_active_units_share",
     "val_psnr_gap",
+    "val_diversity",
 )
 
 
@@ -35,7 +41,7 @@ class Validated(NamedTuple):
       videos: by scene the columns of a film strip of its first clip, uint8 (P, H, W, 3) each.
     """
 
-    fields: dict[str, float | dict[str, float]]
+    fields: dict[str, float | dict[str, float] | None]
     per_frame: dict[str, dict[str, list[float]]]
     videos: dict[str, dict[str, np.ndarray]]
 
@@ -44,6 +50,7 @@ class Validation:
     """Validates variables on recordings that training does not see.
 
     Args:
+      objective: whose value val_loss is.
       seed: of the prior samples.
       with_videos: whether the predicted frames are wanted, and not only their scores.
 
@@ -53,45 +60,70 @@ class Validation:
 
     empty = dict.fromkeys(FIELDS)
 
-    def __init__(self, scorer: Scorer, recordings: list[Recording], seed: int, with_videos: bool):
-        self._scorer, self._recordings, self._seed = scorer, recordings, seed
-        self._frames_of = range(1) if with_videos else ()
+    def __init__(
+        self,
+        scorer: Scorer,
+        objective: Objective,
+        recordings: list[Recording],
+        seed: int,
+        with_videos: bool,
+    ):
+        self._scorer, self._objective = scorer, objective
+        self._recordings, self._seed = recordings, seed
+        self._with_videos = with_videos
 
     def run(
         self, variables: PyTree, beta: float, announce: Callable[[str], AbstractContextManager]
     ) -> Validated:
-        """Return the scores of one prior and one posterior sample of each clip; announce shows progress."""
-        scored = {}
+        """Return the scores of one prior and one posterior sample of each clip; announce shows progress.
+
+        A second prior sample of each clip is compared with the first.
+        """
+        first_of_scene: dict[str, int] = {}
+        for clip, recording in enumerate(self._recordings):
+            first_of_scene.setdefault(recording.scene, clip)
+        collected = Collected(first_of_scene.values())
         for mode in MODES:
+            samples = SAMPLES if mode == PRIOR else range(1)
+            frames_of = samples if mode == PRIOR or self._with_videos else ()
             with announce(f"validating ({mode})"):
-                scored[mode] = list(
-                    self._scorer.run(variables, self._recordings, mode, self._seed, frames_of=self._frames_of)
-                )
-        scenes = list(dict.fromkeys(r.scene for r in self._recordings))
+                for scored in self._scorer.run(
+                    variables, self._recordings, mode, self._seed, samples, frames_of=frames_of
+                ):
+                    collected.add(mode, scored)
         of_scene = {
-            scene: {mode: [s for s in clips if s.recording.scene == scene] for mode, clips in scored.items()}
-            for scene in scenes
+            scene: {
+                mode: [s for s in clips if s.recording.scene == scene]
+                for mode, clips in collected.scored.items()
+            }
+            for scene in first_of_scene
         }
         return Validated(
-            summary(scored[PRIOR], scored[POSTERIOR], beta),
+            summary(collected, self._objective, beta),
             {scene: {mode: _curve(clips) for mode, clips in own.items()} for scene, own in of_scene.items()},
             {
                 scene: _columns(*(clips[0] for clips in own.values()))
                 for scene, own in of_scene.items()
-                if self._frames_of
+                if self._with_videos
             },
         )
 
 
-def summary(prior: list[Scored], posterior: list[Scored], beta: float) -> dict[str, float | dict[str, float]]:
+def summary(
+    collected: Collected, objective: Objective, beta: float
+) -> dict[str, float | dict[str, float] | None]:
     """Return the validation fields of an epoch: means over frames, clips and scenes, and by scene.
 
-    val_loss is the report's: per clip (B = 1) the sum over steps of recon + beta * kl, with z from the
-    posterior. What `latents` finds has the prefix val_.
+    val_loss is the objective of each clip as a batch of one, with z from the posterior. val_ssim_prior and
+    val_lpips_prior are None where they are not measured. What `Collected.latents` finds has the prefix val_.
     """
-    losses = [float(np.sum(s.scores["recon"] + beta * s.scores["kl"], dtype=np.float64)) for s in posterior]
+    prior, posterior = collected.scored[PRIOR], collected.scored[POSTERIOR]
+    losses = [
+        objective.of_clip(s.scores["recon"], s.scores["kl"], beta, math.prod(s.recording.frames.shape[1:]))
+        for s in posterior
+    ]
     scenes = sorted({s.recording.scene for s in prior})
-    fields: dict[str, float | dict[str, float]] = {
+    fields: dict[str, float | dict[str, float] | None] = {
         "val_loss": mean_over_scenes(losses, [s.recording.scene for s in posterior]),
         "val_psnr_prior": mean_score(prior, "psnr"),
         "val_psnr_posterior": mean_score(posterior, "psnr"),
@@ -99,7 +131,9 @@ def summary(prior: list[Scored], posterior: list[Scored], beta: float) -> dict[s
             scene: mean_score([s for s in prior if s.recording.scene == scene], "psnr") for scene in scenes
         },
     }
-    return fields | {f"val_{name}": value for name, value in latents(prior, posterior).items()}
+    for name in ("ssim", "lpips"):
+        fields[f"val_{name}_prior"] = mean_score(prior, name) if name in prior[0].scores else None
+    return fields | {f"val_{name}": value for name, value in collected.latents().items()}
 
 
 def _curve(clips: Sequence[Scored]) -> list[float]:

@@ -16,13 +16,16 @@ from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.images import read_folder, read_image
 from cvae_jax.data.load import load_data
+from cvae_jax.evaluation.diversity import coincide
 from cvae_jax.generation import submission, transfer
 from cvae_jax.generation.samples import sample_videos
 from cvae_jax.report import figures, video
+from cvae_jax.report.tables import SAMPLES_COINCIDE
 from cvae_jax.rollout.chunks import Prompt
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import make_writable
+from cvae_jax.runtime.progress import tell
 from cvae_jax.runtime.workdir import read_frame_size
 from cvae_jax.training.checkpoint import restore_for_evaluation
 
@@ -97,6 +100,8 @@ def generate(
 ) -> list[Path]:
     """Generate what is asked for with a checkpoint of the run in `workdir`; returns the files written.
 
+    Says on standard error where several samples were drawn and do not differ.
+
     Raises UserError where the checkpoint, the data or the images are not there or cannot be read.
     """
     parts = Components.build(config)
@@ -143,7 +148,10 @@ def generate(
     scene = read_scene(config, workdir, request)
     prompt = scene.prompt
     samples = request.samples or (SAMPLES if request.drive is None else 1)
-    generated = {f"sample {number}": frames for number, frames in enumerate(sample([prompt], samples))}
+    drawn = sample([prompt], samples)
+    if samples > 1 and request.temperature and coincide([frames[config.n_past :] for frames in drawn]):
+        tell(SAMPLES_COINCIDE)
+    generated = {f"sample {number}": frames for number, frames in enumerate(drawn)}
     if samples == 1:
         generated = {"generated": generated["sample 0"]}
     columns = scene.before | generated | scene.after

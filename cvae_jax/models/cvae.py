@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from cvae_jax.models import ops
+from cvae_jax.models import initial, ops
 from cvae_jax.models.cvae_network import Network
 from cvae_jax.models.interface import (
     Gaussian,
@@ -27,7 +28,7 @@ from cvae_jax.models.interface import (
 )
 from cvae_jax.runtime.errors import UserError
 
-OUTPUTS = ("rgb", "residual")
+CHOICES = {"prior": ("standard", "learned"), "output": ("rgb", "residual"), "formulation": ops.FORMULATIONS}
 LEAST = {
     "frame_features": 8,
     "label_features": 2,
@@ -42,14 +43,17 @@ LEAST = {
 class CVAE(VideoModel):
     """The report's model, and what goes beyond it; the section `config.model.cvae`.
 
-    The prior is N(0, I); the latent is a map over all pixels. No gradient crosses time unless
-    `config.rollout.cut_feedback=False` asks for it.
+    The latent is a map over all pixels. No gradient crosses time unless `config.rollout.cut_feedback=False`
+    asks for it.
     """
 
     frame_features: int = 128  # F, at least 8
     label_features: int = 32  # L, at least 2
     latent_channels: int = 12  # N, at least 4: z is H x W x N
     decoder_features: int = 192  # D, at least 8
+    # standard: p(z) = N(0, I) (report); learned: p(z | previous frame, label). `cut_previous_features` also
+    # keeps the prior's gradient from the frame encoder.
+    prior: str = "standard"
     # rgb (report), or residual: the decoder also sees the clip's first frame with its label and draws the
     # difference to it, so that what does not move need not be drawn again.
     output: str = "rgb"
@@ -75,24 +79,28 @@ class CVAE(VideoModel):
                     f"config.model.cvae.{field} is {getattr(self, field)}; give at least {least}"
                     + (", the model divides it into whole parts." if least else ".")
                 )
-        for field, known in (("output", OUTPUTS), ("formulation", ops.FORMULATIONS)):
-            if getattr(self, field) not in known:
-                raise UserError(
-                    f"config.model.cvae.{field} is {getattr(self, field)!r}; "
-                    f"choose one of {', '.join(known)}."
-                )
+        for field, known in CHOICES.items():
+            value = getattr(self, field)
+            if value not in known:
+                raise UserError(f"config.model.cvae.{field} is {value!r}; choose one of {', '.join(known)}.")
 
     @functools.cached_property
     def network(self) -> nn.Module:
         """The Flax module of one step."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(CVAE)}
         del fields["cut_previous_features"]
+        fields["prior_kind"] = fields.pop("prior")
         return self.network_class(**fields | {"formulation": ops.resolve_formulation(self.formulation)})
 
     @property
     def clips_at_once(self) -> int | None:  # type: ignore[override]  # nobody sets it
         """A few clips on a CPU, whose caches they fit; everything on an accelerator."""
         return ops.clips_at_once(self.formulation)
+
+    @property
+    def has_learned_prior(self) -> bool:  # type: ignore[override]  # nobody sets it
+        """Whether the prior is not N(0, I)."""
+        return self.prior == "learned"
 
     def check(self, n_past: int, cut_feedback: bool) -> None:
         """Refuse a history that reaches back before the context frames, and feedback without a gradient."""
@@ -114,15 +122,10 @@ class CVAE(VideoModel):
     def init(self, seed: int, frame_size: tuple[int, int], label_size: int | None = None) -> Variables:
         """Return the initial variables: the same numbers on every backend.
 
-        Draws the distribution that the network declares (uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0) with
-        NumPy, because compiling 130 random draws takes half a minute on a CPU and this takes none.
+        Draws the distribution that the network declares: uniform in +-1/sqrt(fan_in); BatchNorm 1 and 0.
         """
-        frame = jax.ShapeDtypeStruct((1, *frame_size, 3), jnp.float32)
-        label = frame if label_size is None else jax.ShapeDtypeStruct((1, label_size), jnp.float32)
-        network = self.network.clone(axis_name=None)
-        shapes = jax.eval_shape(network.init, jax.random.key(0), frame, label)
-        rng = np.random.default_rng(np.random.SeedSequence([seed]))
-        return {"batch_stats": {}} | _drawn(shapes, rng)
+        inputs = initial.input_shapes(frame_size, label_size)
+        return initial.draw_variables(self.network.clone(axis_name=None), seed, _uniform, *inputs)
 
     def begin(self, variables: Variables, given: Array, labels: Array, train: bool) -> tuple[dict, dict]:
         """Return the reference (first frame with its label image) and what the decoder remembers.
@@ -195,31 +198,38 @@ class CVAE(VideoModel):
         posterior = Gaussian(*self._apply("posterior", variables, current, x.conditioning))
         z = posterior.sample(x.noise)
         raw = self._apply("decode", variables, previous, x.conditioning, z, constants["reference"], history)
-        return StepOutputs(raw, standard_normal(posterior.mean), posterior)
+        return StepOutputs(raw, self._prior(variables, previous, x, posterior.mean), posterior)
+
+    def _prior(self, variables: Variables, previous: Array, x: StepInputs, like: Array) -> Gaussian:
+        """Return p(z | ...) from the features of the previous frame; `like` has the shape of z."""
+        if self.prior == "standard":
+            return standard_normal(like)
+        return Gaussian(*self._apply("prior", variables, previous, x.conditioning))
 
     def imagine(
         self, variables: Variables, constants: dict, carry: dict, x: StepInputs
     ) -> tuple[StepOutputs, dict]:
-        """Predict a frame with z from N(0, I)."""
+        """Predict a frame with z from the prior."""
 
-        def step(_: None, clips: tuple[dict, dict, dict]) -> tuple[None, tuple[Array, dict]]:
+        def step(_: None, clips: tuple[dict, dict, dict]) -> tuple[None, tuple[StepOutputs, dict]]:
             constants, carry, own = clips
             here = dataclasses.replace(x, **own)
             previous = self._apply("encode_frame", variables, here.previous)
+            prior = self._prior(variables, previous, here, here.noise)
             raw = self._apply(
                 "decode",
                 variables,
                 previous,
                 here.conditioning,
-                here.noise,
+                prior.sample(here.noise),
                 constants["reference"],
                 carry.get("history"),
             )
-            return None, (raw, self._after(carry, here.previous, None))
+            return None, (StepOutputs(raw, prior), self._after(carry, here.previous, None))
 
         clips = (constants, carry, x.per_clip())
-        _, (raw, carry) = over_groups(self.clips_at_once, step, None, clips)
-        return StepOutputs(raw, standard_normal(x.noise)), carry
+        _, (outputs, carry) = over_groups(self.clips_at_once, step, None, clips)
+        return outputs, carry
 
     def teacher_forced_chunk(
         self, variables: Variables, constants: dict, carry: dict, x: StepInputs, train: bool
@@ -276,15 +286,9 @@ class CVAE(VideoModel):
         return self.network.apply(variables, *inputs, method=method)
 
 
-def _drawn(tree: dict, rng: np.random.Generator) -> dict:
-    """Return arrays shaped like the leaves of `tree`, drawn in the order of their names."""
-    if "kernel" in tree:
-        bound = 1.0 / math.sqrt(math.prod(tree["kernel"].shape[:-1]))
-        return {
-            name: rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
-            for name, leaf in sorted(tree.items())
-        }
-    if isinstance(next(iter(tree.values())), dict):
-        return {name: _drawn(branch, rng) for name, branch in sorted(tree.items())}
-    constants = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
-    return {name: np.full(leaf.shape, constants[name], np.float32) for name, leaf in tree.items()}
+def _uniform(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw a convolution's kernel and bias from +-1/sqrt(fan_in); BatchNorm is 1 and 0."""
+    if "kernel" not in shapes:
+        return {name: initial.constant(name, shape) for name, shape in shapes.items()}
+    bound = 1.0 / math.sqrt(math.prod(shapes["kernel"][:-1]))
+    return {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}

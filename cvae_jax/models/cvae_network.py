@@ -1,7 +1,7 @@
 """The networks of the pose-conditioned CVAE: frame and label encoders, posterior, decoder.
 
 The layers follow the reference program child by child; `layer_<i>` carries the PyTorch index i, so
-`cvae_jax.import_torch` can map checkpoints by name.
+`cvae_jax.models.cvae_torch` can map checkpoints by name.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def positions(height: int, width: int, octaves: int) -> Float[Array, "{height} {
 
 
 class Network(nn.Module):
-    """The networks of one step: `encode_frame`, `encode_label`, `posterior` and `decode`; see `CVAE`."""
+    """The networks of one step: frame and label encoders, posterior, prior and decoder; see `CVAE`."""
 
     frame_features: int
     label_features: int
@@ -149,6 +149,7 @@ class Network(nn.Module):
     output: str
     position_octaves: int
     history: int
+    prior_kind: str
     formulation: str
     precision: str
     axis_name: str | None
@@ -159,6 +160,7 @@ class Network(nn.Module):
         self.label_encoder = LabelEncoder(self.label_features, form, self.axis_name)
         self.vector_encoder = VectorEncoder(self.label_features, form)
         self.gaussian_predictor = GaussianPredictor(self.latent_channels, form)
+        self.prior_predictor = GaussianPredictor(self.latent_channels, form)
         self.decoder_fusion = DecoderFusion(self.decoder_features, form)
         self.generator = Generator(3, form)
 
@@ -178,11 +180,16 @@ class Network(nn.Module):
         return self.label_encoder(self._features(label), mask, train)
 
     def posterior(
-        self, frame_features: Float[Array, "n h w f"], label_features: Float[Array, "n hl wl l"]
+        self, current_features: Float[Array, "n h w f"], label_features: Float[Array, "n hl wl l"]
     ) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
         """Return (mu, logvar) of q(z | current frame, label)."""
-        joined = jnp.concatenate([frame_features, _spread(label_features, frame_features)], axis=-1)
-        return self.gaussian_predictor(self._features(joined))
+        return self.gaussian_predictor(self._joined(current_features, label_features))
+
+    def prior(
+        self, previous_features: Float[Array, "n h w f"], label_features: Float[Array, "n hl wl l"]
+    ) -> tuple[Float[Array, "n h w z"], Float[Array, "n h w z"]]:
+        """Return (mu, logvar) of the learned p(z | previous frame, label)."""
+        return self.prior_predictor(self._joined(previous_features, label_features))
 
     def decode(
         self,
@@ -214,11 +221,17 @@ class Network(nn.Module):
     def _features(self, x: Array) -> Array:
         return x.astype(self.precision)
 
+    def _joined(self, frame_features: Array, label_features: Array) -> Array:
+        joined = jnp.concatenate([frame_features, _spread(label_features, frame_features)], axis=-1)
+        return self._features(joined)
+
     def __call__(self, frame: Float[Array, "n h w 3"], label: Float[Array, "n ..."]) -> Array:
         """Run every module once (used to create the variables)."""
         features = self.encode_frame(frame)
         label_features = self.encode_label(label[None], jnp.ones((1, frame.shape[0])), train=True)[0]
         mu, _ = self.posterior(features, label_features)
+        if self.prior_kind == "learned":
+            self.prior(features, label_features)
         reference = jnp.concatenate([frame, label], axis=-1) if label.ndim == 4 else frame
         history = jnp.tile(frame, (1, 1, 1, self.history)) if self.history else None
         return self.decode(features, label_features, mu, reference, history)

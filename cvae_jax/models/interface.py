@@ -99,6 +99,7 @@ class VideoModel(abc.ABC):
       gradient_crosses_time: whether a step's gradient reaches earlier steps through the carry. Then a clip is
         differentiated as a whole, recomputing each step (remat); otherwise step by step, in memory that does
         not grow with the length of the clip.
+      has_learned_prior: whether the prior has parameters of its own, which the KL trains.
       clips_at_once: how many clips are worked on at a time, for the caches of a CPU; None for all of them.
         A model that sets it must not mix clips in `observe` and `imagine`; `condition` always sees all.
       teacher_forced_chunk: None, or a method like `observe` that takes several teacher-forced steps at once:
@@ -107,6 +108,7 @@ class VideoModel(abc.ABC):
     """
 
     gradient_crosses_time: ClassVar[bool] = False
+    has_learned_prior: bool = False
     clips_at_once: int | None = None
     teacher_forced_chunk: Callable | None = None
 

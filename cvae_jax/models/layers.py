@@ -13,11 +13,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from cvae_jax.models import ops
+from cvae_jax.models.normalisation import normalise
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
@@ -28,6 +28,19 @@ def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Array:
+    """Return the parameter `name` of a module, which `init(key, shape)` makes.
+
+    Flax's own `param` traces `init` at every use to compare shapes: a fifth of the time to trace a step.
+    """
+    if module.is_initializing():
+        return module.param(name, init, shape)
+    value = jnp.asarray(module.get_variable("params", name))
+    if value.shape != shape:
+        raise ValueError(f"{'/'.join(module.path)}: {name} is {value.shape}, not {shape}.")
+    return value
 
 
 def leaky_relu(x: Array, slope: float) -> Array:
@@ -52,13 +65,8 @@ class Convolution(nn.Module):
         size = {"conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}.get(self.kind, 1)
         inputs = 1 if self.kind == "depthwise3x3" else channels
         shape = (size, size, inputs, self.features)
-        if self.is_initializing():
-            init = uniform_fan_in(size * size * inputs)
-            kernel, bias = self.param("kernel", init, shape), self.param("bias", init, shape[-1:])
-        else:  # `param` would trace init again only to compare shapes: a fifth of the time to trace a step
-            kernel, bias = (self.get_variable("params", name) for name in ("kernel", "bias"))
-            if (np.shape(kernel), np.shape(bias)) != (shape, shape[-1:]):
-                raise ValueError(f"{'/'.join(self.path)}: the kernel is {np.shape(kernel)}, not {shape}.")
+        init = uniform_fan_in(size * size * inputs)
+        kernel, bias = parameter(self, "kernel", init, shape), parameter(self, "bias", init, shape[-1:])
         apply: Callable[..., Any] = {
             "dense": ops.dense,
             "dense_halves": ops.dense_halves,
@@ -66,7 +74,7 @@ class Convolution(nn.Module):
             "depthwise3x3": ops.depthwise3x3,
             "conv7x7_valid": ops.conv_valid,
         }[self.kind]
-        return apply(x, jnp.asarray(kernel, x.dtype), jnp.asarray(bias), self.formulation)
+        return apply(x, kernel.astype(x.dtype), bias, self.formulation)
 
 
 class ResidualBlock(nn.Module):
@@ -114,6 +122,9 @@ class BatchNorm(nn.Module):
     then updated step after step, in order: running <- 0.9 running + 0.1 batch, with the unbiased
     variance n/(n-1) of the global n (PyTorch's rule; Flax's own uses the biased one). A step whose mask is 0
     throughout updates nothing. Statistics are taken in float32; the output has the input's precision.
+
+    `offset` (c,) is added to the input first: a bias. The batch's mean takes it away again, so in training it
+    only reaches the running mean.
     """
 
     axis_name: str | None
@@ -122,37 +133,29 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "g b h w c"], mask: Float[Array, "g b"], train: bool
+        self,
+        x: Float[Array, "g b h w c"],
+        mask: Float[Array, "g b"],
+        train: bool,
+        offset: Float[Array, " c"] | None = None,
     ) -> Float[Array, "g b h w c"]:
         channels, precision = x.shape[-1], x.dtype
-        x = x.astype(jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        offset = jnp.zeros(channels) if offset is None else offset
+        scale = parameter(self, "scale", nn.initializers.ones, (channels,))
+        bias = parameter(self, "bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-
-        def broadcast(stat: Array) -> Array:
-            return stat.reshape((-1, 1, 1, 1, channels))
-
-        if train:
-            weight = mask[:, :, None, None, None]
-            count = self._total(jnp.sum(mask, axis=1)) * (x.shape[2] * x.shape[3])
-            n = jnp.maximum(count, 1)[:, None]
-            mean = self._total(jnp.sum(x * weight, axis=(1, 2, 3))) / n
-            centred = x - broadcast(mean)
-            var = self._total(jnp.sum(centred**2 * weight, axis=(1, 2, 3))) / n
-            if not self.is_initializing():
-                unbiased = var * (n / jnp.maximum(n - 1, 1))
-                running_mean.value = self._update(running_mean.value, mean, count)
-                running_var.value = self._update(running_var.value, unbiased, count)
-        else:
-            mean, var = running_mean.value, running_var.value
-            centred = x - broadcast(mean)
-        normalised = centred * broadcast(lax.rsqrt(var + self.epsilon))
-        return (normalised * broadcast(scale) + broadcast(bias)).astype(precision)
-
-    def _total(self, x: Array) -> Array:
-        return x if self.axis_name is None else lax.psum(x, self.axis_name)
+        if not train:
+            factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+            shift = bias + (offset - running_mean.value) * factor
+            return (x * factor[(None,) * 4] + shift[(None,) * 4]).astype(precision)
+        y, mean, var, count = normalise(x, scale, bias, mask, self.epsilon, self.axis_name)
+        if not self.is_initializing():
+            n = count[:, None]
+            unbiased = var * (n / jnp.maximum(n - 1, 1))
+            running_mean.value = self._update(running_mean.value, mean + offset[None], count)
+            running_var.value = self._update(running_var.value, unbiased, count)
+        return y
 
     def _update(self, running: Array, steps: Float[Array, "g c"], count: Float[Array, " g"]) -> Array:
         for g in range(steps.shape[0]):

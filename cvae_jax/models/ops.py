@@ -120,11 +120,11 @@ def _conv(x: Array, kernel: Array, padding: str, feature_group_count: int = 1) -
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=feature_group_count,
-        precision=_full_precision(x),
+        precision=full_precision(x),
     )
 
 
-def _full_precision(x: Array) -> lax.Precision | None:
+def full_precision(x: Array) -> lax.Precision | None:
     """float32 means float32: no TensorFloat-32 of a GPU and no bfloat16 passes of a TPU in its place."""
     return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 

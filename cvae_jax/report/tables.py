@@ -3,8 +3,14 @@
 import math
 from collections.abc import Sequence
 
+from cvae_jax.report.columns import PSNR, SSIM, Metric, direction, metrics_of
+
 _MISSING = "-"
 _MARK = "†"
+# Said of samples of one clip whose PSNR to each other is at least COINCIDE_DB.
+SAMPLES_COINCIDE = "The samples coincide: the latent does not change the video."
+COINCIDE_DB = 60.0
+_OVER = {"ci95": "95 % over clips", "seed_std": "over draws"}
 _FOOTNOTE = f"{_MARK} sees the frame it predicts, or the true frame before it: not a prediction."
 
 
@@ -36,10 +42,10 @@ def results_table(results: dict) -> str:
     """Returns the contents of eval/results.json as Markdown.
 
     First whether the checkpoint was chosen on these clips, and the protocol; then the rows without a scene,
-    in their order; then a table for each scene; then what the latents carry. PSNR is in dB, to two digits,
-    SSIM to three, each with its interval over clips; "over draws" is the standard deviation over
-    sampling seeds. Rows that see their target carry a mark and a footnote.
-    Raises KeyError for a row that lacks name, sees_target, or a metric, its interval or the spread.
+    in their order; then a table for each scene; then what the latents carry. Each metric has its interval
+    over clips; "over draws" is the standard deviation over sampling seeds. A metric beyond PSNR and SSIM has
+    these columns only where they hold a number. Rows that see their target carry a mark and a footnote.
+    Raises KeyError for a row that lacks name, sees_target, psnr or ssim.
     """
     rows = results["rows"]
     scenes = list(dict.fromkeys(row["scene"] for row in rows if row.get("scene") is not None))
@@ -48,22 +54,26 @@ def results_table(results: dict) -> str:
     protocol = results["protocol"]
     parts = [_chosen_on(protocol), "### Protocol", _protocol_card(protocol)]
     for title, scene in groups:
-        chosen = [_cells(row) for row in rows if row.get("scene") == scene]
+        chosen = [row for row in rows if row.get("scene") == scene]
         if chosen:
-            over = ("95 % over clips", "over draws")
-            header = ("", "PSNR (dB)", *over, "SSIM", *over)
-            parts += [f"### {title}", markdown_table(header, chosen)]
+            parts += [f"### {title}", _table(chosen)]
+    parts.append(direction(metrics_of(rows)))
     if any(row["sees_target"] for row in rows):
         parts.append(_FOOTNOTE)
     if "latents" in results:
-        carried = results["latents"]
-        parts += [
-            "### Latents",
-            f"KL {_number(carried['kl_nats_per_frame'], '.3g')} nats per frame; "
-            f"{carried['active_units']} active units ({100 * carried['active_units_share']:.1f} %); "
-            f"posterior minus prior {_number(carried['psnr_gap'], '+.3f')} dB.",
-        ]
+        parts += ["### Latents", *_latents(results["latents"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _latents(carried: dict) -> list[str]:
+    sentence = (
+        f"KL {number(carried['kl_nats_per_frame'], '.3g')} nats per frame; "
+        f"{carried['active_units']} active units ({100 * carried['active_units_share']:.1f} %); "
+        f"posterior minus prior {number(carried['psnr_gap'], '+.3f')} dB; "
+        f"diversity {number(carried['diversity'], 1)} dB (PSNR between two samples of a clip)."
+    )
+    coincide = carried["diversity"] is not None and carried["diversity"] >= COINCIDE_DB
+    return [sentence, SAMPLES_COINCIDE] if coincide else [sentence]
 
 
 def _chosen_on(protocol: dict) -> str:
@@ -99,32 +109,45 @@ def row_name(row: dict) -> str:
     return f"{name} {_MARK}" if row["sees_target"] else name
 
 
-def with_interval(row: dict, metric: str, digits: int = 2) -> str:
-    """Returns a metric of a row with its interval over clips in one cell."""
-    interval = _interval(row[f"{metric}_ci95"], digits)
-    number = _number(row[metric], digits)
-    return number if interval == _MISSING else f"{number} {interval}"
+def with_interval(row: dict, metric: Metric) -> str:
+    """Returns a metric of a row with its interval over clips in one cell; '-' where the row has none."""
+    value = number(row.get(metric.name), metric.digits)
+    interval = _interval(row.get(f"{metric.name}_ci95"), metric.digits)
+    return value if interval == _MISSING else f"{value} {interval}"
 
 
-def _cells(row: dict) -> list[str]:
-    cells = [row_name(row)]
-    for metric, digits in (("psnr", 2), ("ssim", 3)):
-        spread = row[f"{metric}_seed_std"]
-        cells += [
-            _number(row[metric], digits),
-            _interval(row[f"{metric}_ci95"], digits),
-            _MISSING if spread is None else f"± {_number(spread, digits)}",
-        ]
-    return cells
+def _table(rows: Sequence[dict]) -> str:
+    """Returns the table of the rows of one scene, or of the means over scenes."""
+    header, table = [""], [[row_name(row)] for row in rows]
+
+    def add(title: str, cells: list[str]) -> None:
+        header.append(title)
+        for line, cell in zip(table, cells, strict=True):
+            line.append(cell)
+
+    for metric in metrics_of(rows):
+        always = metric in (PSNR, SSIM)
+        numbers = [row[metric.name] if always else row.get(metric.name) for row in rows]
+        add(metric.title, [number(value, metric.digits) for value in numbers])
+        for field, title in _OVER.items():
+            found = [row.get(f"{metric.name}_{field}") for row in rows]
+            if always or any(value is not None for value in found):
+                shown = _interval if field == "ci95" else _spread
+                add(title, [shown(value, metric.digits) for value in found])
+    return markdown_table(header, table)
+
+
+def _spread(value: float | None, digits: int) -> str:
+    return _MISSING if value is None else f"± {number(value, digits)}"
 
 
 def _interval(interval: Sequence[float] | None, digits: int) -> str:
     if interval is None:
         return _MISSING
-    return f"[{_number(interval[0], digits)}, {_number(interval[1], digits)}]"
+    return f"[{number(interval[0], digits)}, {number(interval[1], digits)}]"
 
 
-def _number(value: int | float | None, form: int | str) -> str:
+def number(value: int | float | None, form: int | str) -> str:
     """Return a number with so many digits, or in a format like '+.3f'; '-' where it is not finite."""
     if value is None or not math.isfinite(value):
         return _MISSING

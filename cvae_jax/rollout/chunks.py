@@ -7,7 +7,6 @@ between the calls; what is kept of the steps leaves them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from cvae_jax.data.clips import Recording, extend
+from cvae_jax.data.clips import extend
 from cvae_jax.models.interface import StepOutputs, VideoModel, standard_normal
 from cvae_jax.rollout import scan
 from cvae_jax.rollout.noise import EVALUATION_STREAM, Noise, clip_noise, derive_keys
+from cvae_jax.rollout.prompts import TRUTH, Prompt, parts, true_frames, truth
 from cvae_jax.rollout.scan import Clips, RolloutState, as_float
 from cvae_jax.runtime.devices import Devices
 
@@ -28,40 +28,8 @@ PRIOR, POSTERIOR = MODES = ("prior", "posterior")
 Keep = Callable[[StepOutputs, Array | None], tuple[dict[str, Array], dict[str, Array]]]
 """(outputs, target or None) -> (values of each frame, values to sum over a clip's frames), all (b, ...)."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """What a video is predicted from.
-
-    Attributes:
-      name: for files and messages.
-      given: the context frames, uint8 (n_past, H, W, 3).
-      labels: one per frame of the video, uint8 (T, H, W, 3) or float32 (T, A).
-      index: the clip's number, which addresses its noise.
-      frames: the true video, uint8 (T, H, W, 3); None where there is none.
-    """
-
-    name: str
-    given: np.ndarray
-    labels: np.ndarray
-    index: int = 0
-    frames: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, recording: Recording, n_past: int, index: int, scored: bool = False) -> Prompt:
-        """Return what a recording's own video is predicted from; scored: its frames are compared with."""
-        frames = recording.frames
-        return cls(recording.name, frames[:n_past], recording.labels, index, frames if scored else None)
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.given.shape[1:3]
-
-    @property
-    def label_size(self) -> int | None:
-        """The length of labels that are vectors; None: they are images."""
-        return None if self.labels.ndim == 4 else self.labels.shape[1]
+Measure = Callable[[dict[str, Array]], dict[str, Array]]
+"""A mapped function of a chunk's frames (see `ChunkedRollout`) -> values of each frame (b, n)."""
 
 
 class Rolled(NamedTuple):
@@ -92,7 +60,11 @@ class ChunkedRollout:
       n_past: number of context frames.
       batch_size: videos rolled out at once.
       chunk: frames per call of the compiled program, at most.
-      keep: what to keep of a step besides its frame.
+      keep: what to keep of a step besides its frame. Its target is None in the mode 'prior'.
+      measure: compares the predicted frames of a chunk with the true ones. It is given arrays on the
+        devices: frames float32 (b, n, H, W, 3); the true frames uint8 and their labels of each prompt once
+        (u, n, ...), so that what is computed of them is shared by the samples of a prompt; and owner int32
+        (b,), which of the u prompts each video belongs to.
     """
 
     def __init__(
@@ -105,12 +77,13 @@ class ChunkedRollout:
         batch_size: int,
         chunk: int,
         keep: Keep = lambda outputs, target: ({}, {}),
+        measure: Measure | None = None,
     ):
         self._devices, self._n_past = devices, n_past
         self._batch_size, self._chunk = batch_size, chunk
-        self._needs_targets = mode == POSTERIOR
+        self._needs_targets, self._measure = mode == POSTERIOR, measure
         self._begin = devices.map_clips(_make_begin(model))
-        self._advance = devices.map_clips(_make_advance(model, mode, n_past, keep))
+        self._advance = devices.map_clips(_make_advance(model, mode, n_past, keep, measure is not None))
 
     def run(
         self,
@@ -124,7 +97,8 @@ class ChunkedRollout:
     ) -> Iterator[Rolled]:
         """Yield the rollout of each row (prompt, sample), in order.
 
-        All prompts have one frame size, and either all or none a true video. temperature multiplies the
+        All prompts have one frame size, and with `measure` or the posterior a true video. Where the rows of
+        a prompt follow each other, `measure` has the least to do. temperature multiplies the
         prior's noise. frames_of: the samples whose frames are brought from the devices; None: all.
         progress is called after each call with the number of frames it has predicted.
         """
@@ -134,10 +108,13 @@ class ChunkedRollout:
         chunk = -(-longest // -(-longest // self._chunk))
         variables = self._devices.place(variables)
         controls = {"seed": np.uint32(seed), "temperature": np.float32(temperature)}
-        for begin in range(0, len(rows), size):
-            own = rows[begin : begin + size]
-            filled = [*own, *[own[0]] * (size - len(own))]
-            batch = self._batch([prompts[p] for p, _ in filled], [s for _, s in filled], len(own))
+        batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+        filled = [[*own, *[own[0]] * (size - len(own))] for own in batches]
+        most = max(len({p for p, _ in part}) for padded in filled for part in parts(padded, count))
+        for own, padded in zip(batches, filled, strict=True):
+            batch = self._batch([prompts[p] for p, _ in padded], [s for _, s in padded], len(own))
+            if self._measure is not None:
+                batch |= truth(prompts, [p for p, _ in padded], count, most)
             wanted = frames_of is None or any(sample in frames_of for _, sample in own)
             frames, values, sums = self._roll(variables, batch, controls, chunk, wanted, progress)
             for row, (p, sample) in enumerate(own):
@@ -161,11 +138,8 @@ class ChunkedRollout:
             "sample": np.array(samples, np.uint32),
             "length": np.array([len(prompt.labels) for prompt in prompts], np.int32),
         }
-        videos = [extend(prompt.frames, longest) for prompt in prompts if prompt.frames is not None]
-        if videos:
-            batch["frames"] = np.stack(videos)
-        elif self._needs_targets:
-            raise ValueError("the posterior sees the frames it predicts; give prompts with their frames.")
+        if self._needs_targets:
+            batch["frames"] = np.stack([extend(true_frames(prompt), longest) for prompt in prompts])
         return batch
 
     def _roll(
@@ -193,7 +167,12 @@ class ChunkedRollout:
             inputs = constant | filled | {"constants": constants, "state": state}
             out = self._advance(variables, inputs, controls | {"start": np.int32(start)})
             state = out["state"]
-            kept = out["values"] | ({"frames": out["frames"]} if with_frames else {})
+            kept = out["values"] | ({"frames": out["pixels"]} if with_frames else {})
+            if self._measure is not None:
+                after = slice(start + 1, start + 1 + chunk)
+                true = {name: _filled(batch[f"true_{name}"][:, after], chunk) for name in TRUTH}
+                seen = split(true | {"owner": batch["owner"]})
+                kept |= self._measure(seen | {"frames": out["frames"]})
             found.append(fetch(kept))
             more = fetch(out["sums"])
             sums = jax.tree.map(np.add, sums, more) if sums else more
@@ -244,12 +223,13 @@ def _make_begin(model: VideoModel) -> Callable:
     return begin
 
 
-def _make_advance(model: VideoModel, mode: str, n_past: int, keep: Keep) -> Callable:
+def _make_advance(model: VideoModel, mode: str, n_past: int, keep: Keep, with_frames: bool) -> Callable:
     """Return the device function (variables, batch, controls) -> outputs and state of one chunk.
 
     batch: constants and state; labels (b, 1 + n, ...) and, where there are any, frames uint8 (b, 1 + n, H, W,
     3): those of the frame before the chunk, then of its steps; mask, index, sample, length (b,). controls:
-    seed, temperature, and start, the number of the frame before the chunk.
+    seed, temperature, and start, the number of the frame before the chunk. outputs: the frames as uint8
+    pixels, and with_frames as they are.
     """
 
     def advance_chunk(variables: PyTree, batch: dict, controls: dict) -> dict:
@@ -267,17 +247,18 @@ def _make_advance(model: VideoModel, mode: str, n_past: int, keep: Keep) -> Call
             values, summed = keep(outputs, x.target)
             known = x.t < batch["length"]
             add = lambda sums, new: sums + jnp.where(_spread(known, new), new, 0.0)  # noqa: E731
-            pixels = jnp.round(255.0 * outputs.frame).astype(jnp.uint8)
-            return outputs, carry, batch_stats, jax.tree.map(add, total, summed), (pixels, values)
+            return outputs, carry, batch_stats, jax.tree.map(add, total, summed), (outputs.frame, values)
 
         clips = Clips(batch.get("frames"), batch["labels"], batch["mask"])
-        zeros = _zero_sums(model, mode, keep, state, clips.frames is not None)
+        zeros = _zero_sums(model, mode, keep, state)
         stats = variables["batch_stats"]
         state, _, sums, (frames, values) = scan.scan_steps(
             advance, clips, noise, None, state, stats, zeros, start=start, n_past=n_past
         )
         frames, values = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (frames, values))
-        return {"state": state, "frames": frames, "values": values, "sums": sums}
+        pixels = jnp.round(255.0 * frames).astype(jnp.uint8)
+        out = {"state": state, "pixels": pixels, "values": values, "sums": sums}
+        return out | {"frames": frames} if with_frames else out
 
     return advance_chunk
 
@@ -287,7 +268,7 @@ def _spread(flags: Array, like: Array) -> Array:
     return flags.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _zero_sums(model: VideoModel, mode: str, keep: Keep, state: RolloutState, scored: bool) -> dict:
+def _zero_sums(model: VideoModel, mode: str, keep: Keep, state: RolloutState) -> dict:
     """Return zeros shaped like what `keep` sums."""
 
     def summed(frame: Array) -> dict[str, Array]:
@@ -295,6 +276,6 @@ def _zero_sums(model: VideoModel, mode: str, keep: Keep, state: RolloutState, sc
         zeros = jnp.zeros((clips, *model.latent_shape((height, width))))
         normal = standard_normal(zeros)
         outputs = StepOutputs(frame, normal, None if mode == PRIOR else normal)
-        return keep(outputs, frame if scored else None)[1]
+        return keep(outputs, None if mode == PRIOR else frame)[1]
 
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(summed, state.frame))

@@ -15,7 +15,12 @@ def main() -> None:
     platform.prepare(restart=True)
     workdir = flags.DEFINE_string("workdir", None, f"Folder of a run that {cli.script('train')} has started.")
     checkpoint = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
-    split = flags.DEFINE_enum("split", "validation", ("validation", "test"), "Which clips.")
+    split = flags.DEFINE_enum(
+        "split",
+        None,
+        ("validation", "test"),
+        "Which clips; default: test if there is such a split.",
+    )
     config = config_flag.define_stored(defaults.get_config())  # ends the program without --workdir
     cli.run(
         lambda: _evaluate(config.value, Path(cast(str, workdir.value)), checkpoint.value, split.value),
@@ -23,10 +28,11 @@ def main() -> None:
     )
 
 
-def _evaluate(config: ConfigDict, workdir: Path, checkpoint: str, split: str) -> None:
-    from cvae_jax.evaluation.evaluate import evaluate, folder_of
+def _evaluate(config: ConfigDict, workdir: Path, checkpoint: str, split: str | None) -> None:
+    from cvae_jax.evaluation.evaluate import evaluate
+    from cvae_jax.report.results import folder_with
 
-    evaluate(config, workdir, checkpoint, split=split)
-    folder = folder_of(workdir, split)
+    results = evaluate(config, workdir, checkpoint, split=split)
+    folder = folder_with(workdir, results["protocol"]["split"])
     print((folder / "table.md").read_text())
     print(f"Pictures and numbers are in {folder}.")

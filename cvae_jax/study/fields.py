@@ -24,4 +24,5 @@ def get_config() -> ConfigDict:
     config.figures.schedules = ()
     config.figures.schedules_scaled = ()
     config.figures.decays = ()
+    config.figures.course = ()
     return config.lock()

@@ -120,6 +120,29 @@ def save_decays(path: str | os.PathLike, course: Course) -> None:
     save_figure(path, figure)
 
 
+def save_course(path: str | os.PathLike, course: Course) -> None:
+    """Figure 7: the metrics of the prior on the validation clips against the training clips seen.
+
+    The rows of the histories also hold 'clips_seen'. A metric that no run has logged has no panel.
+    """
+    titles = {
+        "val_ssim_prior": "SSIM",
+        "val_lpips_prior": "LPIPS (lower is better)",
+        "val_psnr_prior": "PSNR (dB)",
+    }
+    rows = [row for histories in course.values() for history in histories for row in history]
+    panels = [(key, title) for key, title in titles.items() if any(row.get(key) is not None for row in rows)]
+    figure = Figure(figsize=(4 * max(1, len(panels)), 4.5), layout="constrained")
+    for index, (axes, (key, title)) in enumerate(
+        zip(np.ravel(figure.subplots(1, max(1, len(panels)))), panels, strict=False)
+    ):
+        for color, (name, histories) in enumerate(course.items()):
+            _draw(axes, histories, key, name, x="clips_seen", color=f"C{color}")
+        axes.set(xlabel="training clips seen", title=title)
+        finish(axes, legend=index == 0)
+    save_figure(path, figure)
+
+
 def save_latents(path: str | os.PathLike, course: Course) -> None:
     """What the latents carry: KL in nats per frame, share of active units, posterior minus prior."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
@@ -142,8 +165,13 @@ def _epochs(history: list[dict]) -> list[int]:
     return [row["epoch"] + 1 for row in history]
 
 
-def _draw(axes: Axes, histories: list[list[dict]], key: str, label: str, **style: Any) -> None:
-    """Draw the mean over runs where it is known, and a band from the least to the greatest."""
+def _draw(
+    axes: Axes, histories: list[list[dict]], key: str, label: str, x: str | None = None, **style: Any
+) -> None:
+    """Draw the mean over runs where it is known, and a band from the least to the greatest.
+
+    x: the field along the axis, the same in all runs; None: the number of epochs.
+    """
     length = max((len(history) for history in histories), default=0)
     values = np.full((len(histories), length), np.nan)
     for run, history in zip(values, histories, strict=True):
@@ -152,10 +180,12 @@ def _draw(axes: Axes, histories: list[list[dict]], key: str, label: str, **style
     if known.size == 0:
         return
     values = values[:, known]
-    axes.plot(known + 1, np.nanmean(values, axis=0), label=label, linewidth=1.3, **style)
+    longest = max(histories, key=len)
+    places = known + 1 if x is None else [longest[row][x] for row in known]
+    axes.plot(places, np.nanmean(values, axis=0), label=label, linewidth=1.3, **style)
     if len(histories) > 1:
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-        axes.fill_between(known + 1, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _scale(axes: Axes, courses: Sequence[list[list[dict]]], key: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +12,12 @@ from typing import Any
 import markdown
 from ml_collections import ConfigDict
 
+from cvae_jax.report import columns
 from cvae_jax.report.compare import OF_THE_RUN, refuse_other_protocol
-from cvae_jax.report.tables import markdown_table
 from cvae_jax.runtime.files import replacing
-from cvae_jax.study import figures
+from cvae_jax.study import figures, tables
 from cvae_jax.study.plan import Planned
 from cvae_jax.study.summary import summarise
-
-_HEADER = (
-    "variant",
-    "seeds",
-    "prior (dB)",
-    "95 %",
-    "minus {}",
-    "95 %",
-    "posterior † (dB)",
-    "posterior - prior",
-    "SSIM, prior",
-    "KL (nats/frame)",
-    "active units",
-)
 
 
 def write(
@@ -133,7 +118,20 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
         figures.save_latents,
         course(list(study.variants)),
     )
+    if asked("course"):
+        add(
+            "7_course.png",
+            "Figure 7. Metrics of the validation clips, z from the prior (one draw), against the training "
+            "clips seen.",
+            figures.save_course,
+            {name: [_clips_seen(r) for r in runs if r.variant == name] for name in asked("course")},
+        )
     return drawn
+
+
+def _clips_seen(run: Planned) -> list[dict]:
+    """Return the rows of a run's metrics.jsonl with the number of training clips that it had seen."""
+    return [row | {"clips_seen": row["step"] * run.config.batch_size} for row in run.history]
 
 
 def per_frame_curves(
@@ -166,22 +164,22 @@ def render(
     base = study.base
     parts = [
         f"# {study.name}",
-        f"{len(study.variants)} variants, {study.seeds} seeds each: {base.num_epochs} epochs, batch "
-        f"{base.batch_size}, clips of {base.clip_length} frames, {base.data.clips_per_epoch or 'all'} clips "
-        f"an epoch, learning rate {base.learning_rate.peak:g} to {base.learning_rate.end:g}; model "
-        f"`{base.model.kind}` ({_changes(base.model[base.model.kind].to_dict())}).",
+        f"{len(study.variants)} variants, {study.seeds} seeds each. The base, which variants change (see "
+        f"the end): {base.num_epochs} epochs, batch {base.batch_size}, clips of {base.clip_length} frames, "
+        f"{base.data.clips_per_epoch or 'all'} clips an epoch, learning rate {base.learning_rate.peak:g} to "
+        f"{base.learning_rate.end:g}; model `{base.model.kind}` "
+        f"({_changes(base.model[base.model.kind].to_dict())}).",
         f"## Results on the {study.split} split",
-        table(study, rows),
+        tables.results_table(study, rows),
         "Means over seeds with Student t intervals over seeds; differences are taken seed by seed. † sees "
         "the frame it predicts: a reconstruction, not a prediction.",
+        "### Predictions from the prior, by metric",
+        tables.predictions_table(study, rows),
+        "One draw (N = 1), and the best of N draws of each clip by each metric, which looks at the target; "
+        f"N is {base.eval.best_of}." + _compared(study),
+        columns.direction(columns.metrics_of([dict.fromkeys(m for row in rows for m in row["metrics"])])),
         "### Baselines on the same frames",
-        markdown_table(
-            ("", "PSNR (dB)", "SSIM"),
-            [
-                (name + (" †" if row["sees_target"] else ""), f"{row['psnr']:.2f}", f"{row['ssim']:.3f}")
-                for name, row in baselines.items()
-            ],
-        ),
+        tables.baselines_table(baselines),
         "## Figures",
         *(f"![{caption}]({file})\n\n{caption}" for file, caption in pictures),
         "## Protocol",
@@ -194,32 +192,8 @@ def render(
     return "\n\n".join(parts) + "\n"
 
 
-def table(study: ConfigDict, rows: list[dict]) -> str:
-    """Return the rows of `summarise` as a Markdown table."""
-    header = [cell.format(study.compare) for cell in _HEADER]
-    if study.steps:
-        header[6:6] = ["minus the row above", "95 %"]
-    if not study.compare:
-        del header[4:6]
-    lines = []
-    for row in rows:
-        name = row["variant"] + (f" ({row['stopped']} stopped: not finite)" if row["stopped"] else "")
-        cells = [name, len(row["seeds"]), *_with_interval(row.get("prior"))]
-        if study.compare:
-            cells += _with_interval(row.get("difference"), sign="+")
-        if study.steps:
-            cells += _with_interval(row.get("step"), sign="+")
-        lines.append(
-            cells
-            + [
-                _mean(row.get("posterior"), 2),
-                _mean(row.get("gap"), 3),
-                _mean(row.get("ssim"), 3),
-                _mean(row.get("kl_nats_per_frame"), 2),
-                _mean(row.get("active_units_share"), 3),
-            ]
-        )
-    return markdown_table(header, lines)
+def _compared(study: ConfigDict) -> str:
+    return f" Differences are those of N = 1 to `{study.compare}`." if study.compare else ""
 
 
 def html(text: str, folder: Path) -> str:
@@ -239,18 +213,6 @@ def html(text: str, folder: Path) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-
-
-def _with_interval(entry: dict | None, sign: str = "") -> tuple[str, str]:
-    if entry is None:
-        return "-", "-"
-    interval = entry["ci95"]
-    shown = "-" if interval is None else f"[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]"
-    return f"{entry['mean']:{sign}.2f}", shown
-
-
-def _mean(entry: dict | None, digits: int) -> str:
-    return "-" if entry is None or not math.isfinite(entry["mean"]) else f"{entry['mean']:.{digits}f}"
 
 
 def _changes(tree: dict, prefix: str = "") -> str:

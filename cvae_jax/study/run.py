@@ -22,6 +22,8 @@ from cvae_jax import defaults
 from cvae_jax.config import Components
 from cvae_jax.data.load import load_data
 from cvae_jax.evaluation import evaluate
+from cvae_jax.evaluation.baselines import score_baselines
+from cvae_jax.evaluation.measures import choose
 from cvae_jax.evaluation.rows import rows
 from cvae_jax.runtime import progress
 from cvae_jax.runtime.cache import Cache
@@ -128,6 +130,7 @@ def _score_baselines(study: ConfigDict, run: Planned, cache: Cache) -> dict[str,
     """Return {baseline: its row} of the study's split."""
     data = load_data(run.config.data, run.config.n_past, cache)
     recordings = evaluate.of_split(data, study.split, run.config.data.name)
-    scores = evaluate.score_baselines(data["train"], recordings, run.config.n_past)
+    measures, _ = choose(recordings, run.config.eval.lpips)
+    scores = score_baselines(data["train"], recordings, run.config.n_past, measures)
     found = rows(scores, Components.build(run.config).evaluation)
     return {row["name"]: row for row in found if "scene" not in row}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
+from cvae_jax.report import columns
 from cvae_jax.study.plan import Planned
+
+OF_THE_PRIOR = ("prior", "prior_best_of_N")
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, tuple[float, float] | None]:
@@ -28,9 +32,10 @@ def summarise(study: ConfigDict, runs: Sequence[Planned]) -> list[dict]:
     """Return the rows of the table, one per variant.
 
     `runs` are those of `cvae_jax.study.plan.plan`. 'stopped' counts runs that a non-finite number stopped, or
-    whose scores are not finite. Every entry but 'variant', 'seeds' and 'stopped' holds
-    {'mean', 'ci95', 'by_seed'}. Differences are taken seed by seed: the runs of one seed share initial
-    parameters, order of the data and noise.
+    whose scores are not finite. Every entry but 'variant', 'seeds', 'stopped' and 'metrics' holds
+    {'mean', 'ci95', 'by_seed'}. 'metrics' holds for each metric such entries of the rows 'prior' and
+    'prior_best_of_N', and the 'difference' of the former to the variant that is compared with. Differences
+    are taken seed by seed: the runs of one seed share initial parameters, order of the data and noise.
     """
     found = {
         name: {run.seed: _final(study, run) for run in runs if run.variant == name} for name in study.variants
@@ -40,19 +45,41 @@ def summarise(study: ConfigDict, runs: Sequence[Planned]) -> list[dict]:
         done = {seed: values for seed, values in by_seed.items() if values is not None}
         stopped = sum(run.stopped or _not_finite(study, run) for run in runs if run.variant == name)
         row = {"variant": name, "seeds": sorted(done), "stopped": stopped}
-        for key in next(iter(done.values()), {}):
+        for key in next(iter(done.values()), {}).keys() - {"metrics"}:
             row[key] = _entry([values[key] for values in done.values()])
-        if study.compare in found and name != study.compare:
-            row["difference"] = _difference(done, found[study.compare])
+        compared = found[study.compare] if study.compare in found and name != study.compare else None
+        if compared is not None:
+            row["difference"] = _difference(done, compared)
         if study.steps and above is not None:
             row["step"] = _difference(done, found[above])
+        row["metrics"] = _metrics(done, compared)
         rows.append(row)
         above = name
     return rows
 
 
-def _final(study: ConfigDict, run: Planned) -> dict[str, float] | None:
-    """Return the final scores of a run; None where there are none, or they are not finite."""
+def _metrics(done: dict[int, dict], compared: dict[int, dict | None] | None) -> dict[str, dict]:
+    """Return {metric: its entries} over the seeds of a variant, and the difference seed by seed."""
+    names = {name for values in done.values() for name in values["metrics"]}
+    found: dict[str, dict] = {}
+    for metric in columns.metrics_of([dict.fromkeys(names)]):
+        own = {seed: values["metrics"].get(metric.name, {}) for seed, values in done.items()}
+        found[metric.name] = {
+            row: _entry([values[row] for values in own.values() if row in values]) for row in OF_THE_PRIOR
+        }
+        there = {seed: (values or {}).get("metrics", {}) for seed, values in (compared or {}).items()}
+        pairs = [
+            (own[seed].get("prior"), there.get(seed, {}).get(metric.name, {}).get("prior")) for seed in own
+        ]
+        found[metric.name]["difference"] = _entry([a - b for a, b in pairs if None not in (a, b)])
+    return found
+
+
+def _final(study: ConfigDict, run: Planned) -> dict[str, Any] | None:
+    """Return the final scores of a run; None where there are none, or they are not finite.
+
+    'metrics' holds {metric: {row: number}} of the prior's rows.
+    """
     scores = run.scores(study.split, run.config.num_epochs)
     if scores is None or run.stopped or _not_finite(study, run):
         return None
@@ -64,6 +91,15 @@ def _final(study: ConfigDict, run: Planned) -> dict[str, float] | None:
         "ssim": rows["prior"]["ssim"],
         "kl_nats_per_frame": scores["latents"]["kl_nats_per_frame"],
         "active_units_share": scores["latents"]["active_units_share"],
+        "diversity": scores["latents"]["diversity"],
+        "metrics": {
+            metric.name: {
+                name: rows[name][metric.name]
+                for name in OF_THE_PRIOR
+                if name in rows and rows[name].get(metric.name) is not None
+            }
+            for metric in columns.metrics_of([rows["prior"]])
+        },
     }
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing
+from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing, teacher_forcing_draw
 
 
 class StepControls(NamedTuple):
@@ -44,24 +44,20 @@ class Controls:
 
         Raises UserError for schedules that do not fit the run's length.
         """
-        place = dict(
-            epoch=epoch,
-            step=epoch * self.steps_per_epoch + number,
-            num_epochs=self.num_epochs,
-            steps_per_epoch=self.steps_per_epoch,
-        )
+        step = epoch * self.steps_per_epoch + number
+        place = dict(epoch=epoch, step=step, steps_per_epoch=self.steps_per_epoch)
         return {
-            "beta": self.beta.value(**place),
-            "learning_rate": self.learning_rate.value(**place),
-            "ratio": self.forcing.ratio(epoch),
+            "beta": self.beta.value(**place, num_epochs=self.num_epochs),
+            "learning_rate": self.learning_rate.value(**place, num_epochs=self.num_epochs),
+            "ratio": self.forcing.ratio(**place),
         }
 
     def at(self, epoch: int, number: int) -> StepControls:
         """Return the controls of batch `number` of an epoch; steps from a context frame are always forced."""
         values = self.values(epoch, number)
         steps = self.clip_length - 1
-        forced = self.forcing.decisions(
-            seed=self.seed, epoch=epoch, batch=number, num_steps=steps, batch_size=self.batch_size
+        forced = teacher_forcing_draw(
+            self.seed, epoch, number, values["ratio"], self.forcing.draw, steps, self.batch_size
         )
         logged = values | {"forced_share": float(np.mean(forced))}
         given = np.arange(1, self.clip_length) <= self.n_past

@@ -3,13 +3,14 @@
 Where no gradient crosses time, the clip's gradient is the sum of its steps'. It is taken inside the scan over
 time and the sum is carried: memory does not grow with the length of the clip. (No gradient flows into the
 first carry then.) A clip that is teacher-forced throughout is parallel over time, and accelerators fold time
-into the batch, chunk by chunk. Models whose gradient crosses time, and uncut feedback, are differentiated
-through the scan, recomputing each step (remat).
+into the batch, chunk by chunk. Models whose gradient crosses time, uncut feedback, and a loss that is no sum
+over steps (the calibrated one) are differentiated through the scan, recomputing each step (remat).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -77,25 +78,27 @@ def clip_gradients(
     beta: Scalar,
     num_clips: Scalar,
     n_past: int = 1,
+    psum: Callable[[Array], Array] = lambda share: share,
 ) -> Gradients:
     """Return (gradients, metrics, new batch statistics) of the objective over a batch of clips.
 
     forced: which of the steps 1 .. T-1 see the true previous frame; the first always does. Every step counts,
     also those to context frames (as in SVG, Denton & Fergus, 2018). Gradients and metrics are this device's
-    shares of the global batch's: their sum over devices is the whole. Metrics: 'loss', 'recon', 'kl' (sums
-    over steps, as in the objective).
+    shares of the global batch's: their sum over devices, which `psum` takes, is the whole. Metrics: 'loss',
+    'recon', 'kl', as `Objective.reduce` defines them.
     """
 
     def reduce(recon: Array, kl: Array, mask: Array) -> tuple[Scalar, dict[str, Array]]:
-        loss, recon, kl = objective.reduce(recon, kl, mask, beta, num_clips)
+        loss, recon, kl = objective.reduce(recon, kl, mask, beta, num_clips, frame_size, psum)
         return loss, {"loss": loss, "recon": recon, "kl": kl}
 
     assert clips.frames is not None, "there are true frames to learn from"
+    frame_size = math.prod(clips.frames.shape[2:])
     forced = forced.at[0].set(True)
     problem = _Problem(
         model, objective, options, variables, clips, clips.frames, noise, forced, n_past, reduce
     )
-    if model.gradient_crosses_time or not options.cut_feedback:
+    if model.gradient_crosses_time or not options.cut_feedback or objective.is_calibrated:
         return _through_time(problem)
     # Decisions per clip differ between devices, which must all run the same collective operations.
     if not options.fold_time or model.teacher_forced_chunk is None or forced.ndim == 2:

@@ -43,6 +43,7 @@ def make_train_step(
             controls["beta"],
             psum(jnp.sum(clips.mask)),
             n_past,
+            psum,
         )
         gradients, metrics = psum((gradients, metrics))
         metrics["grad_norm"] = optax.tree.norm(gradients)

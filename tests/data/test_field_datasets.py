@@ -80,6 +80,12 @@ def test_one_digit_moves_at_a_constant_velocity_until_it_meets_the_border() -> N
             at_border = np.isin(place[t : t + 3], (0, 31)).any()
             assert at_border
             bounces += 1
+        turned = stochastic_moving_mnist.turns(1, 3, "train", index, 200, count=1)[:, 0]
+        at_border = np.isin(place, (0, 31)).any(axis=1)
+        assert turned[1] and at_border[np.flatnonzero(turned[2:]) + 1].all()
+        changed = np.flatnonzero((np.diff(velocity, axis=0) != 0).any(axis=1)) + 2
+        assert (turned[changed] | at_border[changed]).all()
+        assert turned[changed].sum() > 5
     assert bounces > 100
 
 
@@ -400,6 +406,7 @@ def test_stochastic_moving_mnist_from_the_command_to_the_table(tmp_path: pathlib
         f"{section}.validation_sequences=2",
         f"{section}.test_sequences=2",
     )
-    run("evaluate.py", "--checkpoint=last", "--split=test", "--config.eval.best_of=2")
-    table = (tmp_path / "run" / "eval_test" / "table.md").read_text()
+    run("evaluate.py", "--checkpoint=last", "--config.eval.best_of=2")
+    table = (tmp_path / "run" / "eval" / "table.md").read_text()
+    assert "- split: test" in table
     assert "- n_past: 5" in table and "- n_pred: 20, 20" in table

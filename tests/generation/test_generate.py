@@ -233,7 +233,6 @@ def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables,
         n_past=1,
         batch_size=2,
         chunk=32,
-        with_ssim=False,
     )
     clip = loaded["validation"][1]
     for columns in drawn.values():
@@ -249,6 +248,20 @@ def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables,
     with Image.open(written[0]) as gif:
         assert gif.n_frames == 5
     assert len(iio.imread(written[1], plugin="pyav")) == 5
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [(dict(samples=2), True), (dict(samples=1), False), (dict(samples=2, temperature=0.0), False)],
+)
+def test_samples_that_coincide_are_told(loaded, workdir, parts, monkeypatch, capsys, fields, told):
+    """The latent of this model changes nothing; at temperature 0 that is no news."""
+    still = np.zeros((5, 16, 12, 3), np.uint8)
+    monkeypatch.setattr(generation, "sample_videos", lambda *arguments: [still] * arguments[4])
+    generate(residual_config(), workdir, Request(clip="d", **fields), jax.local_devices()[:1])
+    captured = capsys.readouterr()
+    assert ("The samples coincide: the latent does not change the video." in captured.err) == told
+    assert captured.out == ""
 
 
 def test_averaged_parameters_are_taken_where_they_are_kept(tmp_path, variables):

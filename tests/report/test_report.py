@@ -309,6 +309,7 @@ def test_results_table_in_full():
             "active_units": 20,
             "active_units_share": 0.05,
             "psnr_gap": 1.5,
+            "diversity": 31.25,
         },
     }
     lines = results_table(results).splitlines()
@@ -344,15 +345,38 @@ def test_results_table_in_full():
         "",
         "### Latents",
         "",
-        "KL 12.3 nats per frame; 20 active units (5.0 %); posterior minus prior +1.500 dB.",
+        "KL 12.3 nats per frame; 20 active units (5.0 %); posterior minus prior +1.500 dB; "
+        "diversity 31.2 dB (PSNR between two samples of a clip).",
     ]
 
 
 def test_latents_that_are_not_finite_are_shown_as_missing():
     latents = {"kl_nats_per_frame": None, "active_units": 0, "active_units_share": 0.0, "psnr_gap": None}
+    latents |= {"diversity": None}
     text = results_table({"protocol": {"checkpoint": "last"}, "rows": [], "latents": latents})
     assert text.splitlines()[0] == "Checkpoint `last`: not chosen by any score."
-    assert "KL - nats per frame; 0 active units (0.0 %); posterior minus prior - dB." in text
+    assert "KL - nats per frame; 0 active units (0.0 %); posterior minus prior - dB;" in text
+    assert "The samples coincide" not in text
+
+
+@pytest.mark.parametrize("diversity, coincide", [(100.0, True), (60.0, True), (59.9, False)])
+def test_the_table_says_where_samples_coincide(diversity, coincide):
+    latents = {"kl_nats_per_frame": 0.0, "active_units": 0, "active_units_share": 0.0, "psnr_gap": 0.0}
+    results = {"protocol": {}, "rows": [], "latents": latents | {"diversity": diversity}}
+    told = "The samples coincide: the latent does not change the video." in results_table(results)
+    assert told == coincide
+
+
+def test_other_metrics_have_columns_where_they_hold_a_number():
+    rows = [
+        result("prior", 20.0, lpips=0.12344, lpips_ci95=[0.1, 0.15], fvd_16=512.34, psnr_person=18.0),
+        result("copy_first", 21.0, lpips=0.25, lpips_ci95=[0.2, 0.3], psnr_person=None),
+    ]
+    table = results_table({"protocol": {}, "rows": rows}).split("### Results")[1].strip().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][7:] for line in table]
+    assert cells[0] == ["LPIPS", "95 % over clips", "PSNR, person (dB)", "FVD (16 clips)"]
+    assert cells[2] == ["0.1234", "[0.1000, 0.1500]", "18.00", "512.3"]
+    assert cells[3] == ["0.2500", "[0.2000, 0.3000]", "-", "-"]
 
 
 def test_results_without_scenes_and_without_a_leak_have_one_table_and_no_footnote():

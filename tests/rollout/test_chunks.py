@@ -41,7 +41,24 @@ class Counter(VideoModel):
 
 
 def keep(outputs, target):
-    return {"error": jnp.abs(outputs.frame - target).mean(axis=(1, 2, 3))}, {"count": jnp.ones(len(target))}
+    assert target is None, "what is kept of the prior's steps must not depend on the target"
+    return {"brightness": outputs.frame.mean(axis=(1, 2, 3))}, {"count": jnp.ones(len(outputs.raw))}
+
+
+def measured(devices, seen):
+    """A measure that notes the shapes it is given."""
+
+    def measure(_, batch, __):
+        truth = batch["videos"][batch["owner"]].astype(jnp.float32) / 255
+        return {"error": jnp.abs(batch["frames"] - truth).mean(axis=(2, 3, 4))}
+
+    mapped = devices.map_clips(measure)
+
+    def noting(batch):
+        seen.append({name: value.shape for name, value in batch.items()})
+        return mapped({}, batch, {})
+
+    return noting
 
 
 def recording(number):
@@ -56,11 +73,19 @@ def recording(number):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_rows_come_back_in_order_each_with_its_own_length(batch_size, chunk, devices):
     chosen = Devices(jax.local_devices()[:devices])
+    seen = []
     rollout = ChunkedRollout(
-        Counter(), chosen, PRIOR, n_past=1, batch_size=batch_size, chunk=chunk, keep=keep
+        Counter(),
+        chosen,
+        PRIOR,
+        n_past=1,
+        batch_size=batch_size,
+        chunk=chunk,
+        keep=keep,
+        measure=measured(chosen, seen),
     )
     prompts = [Prompt.of(recording(i), 1, i, scored=True) for i in range(3)]
-    rows = [(p, s) for s in range(2) for p in range(3)]
+    rows = [(p, s) for s in range(2) for p in range(3)]  # in any order
     predicted = []
     found = list(
         rollout.run(
@@ -77,10 +102,31 @@ def test_rows_come_back_in_order_each_with_its_own_length(batch_size, chunk, dev
     for rolled in found:
         truth = recording(rolled.prompt).frames[1:]
         np.testing.assert_allclose(rolled.values["error"], np.zeros(len(truth)), atol=1e-6)
+        brightness = truth.mean(axis=(1, 2, 3)) / 255
+        np.testing.assert_allclose(rolled.values["brightness"], brightness, atol=1e-6)
         assert rolled.sums["count"] == len(truth)  # frames that fill a clip up are not summed
         assert (rolled.frames is not None) == (rolled.sample == 1)
         if rolled.frames is not None:
             np.testing.assert_array_equal(rolled.frames, truth)
+
+
+def test_a_measure_sees_each_true_video_once_for_all_samples_of_it():
+    one = Devices(jax.local_devices()[:1])
+    prompts = [Prompt.of(recording(i), 1, i, scored=True) for i in range(3)]
+    shapes = {}
+    for name, rows in (
+        ("clip after clip", [(p, s) for p in range(3) for s in range(6)]),
+        ("sample after sample", [(p, s) for s in range(6) for p in range(3)]),
+    ):
+        seen = []
+        rollout = ChunkedRollout(
+            Counter(), one, PRIOR, n_past=1, batch_size=4, chunk=64, measure=measured(one, seen)
+        )
+        for rolled in rollout.run({"params": {}, "batch_stats": {}}, prompts, rows, seed=0):
+            np.testing.assert_allclose(rolled.values["error"], 0, atol=1e-6)
+        (shapes[name],) = {shape["videos"][1] for shape in seen}  # one program
+        assert {shape["frames"][1] for shape in seen} == {4}
+    assert shapes == {"clip after clip": 2, "sample after sample": 3}
 
 
 def test_context_frames_are_run_through_the_model_first():

@@ -54,7 +54,6 @@ def scorer(parts, batch, chunk):
         n_past=parts.n_past,
         batch_size=batch,
         chunk=chunk,
-        with_ssim=False,
     )
 
 

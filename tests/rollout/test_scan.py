@@ -27,6 +27,7 @@ BETA = np.float32(1e-5)
 MODEL = SmallCVAE(8, 2, N, 8)
 RESIDUAL = SmallCVAE(8, 2, N, 8, output="residual")
 HISTORY = SmallCVAE(8, 2, N, 8, history=2)
+LEARNED = SmallCVAE(8, 2, N, 8, prior="learned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +157,14 @@ def plain_step(
     frame = jnp.clip(raw, 0, 1)
     count = mask.sum()
     recon = (jnp.mean((frame - current) ** 2, axis=(1, 2, 3)) * mask).sum() / count**2
-    lv = jnp.clip(logvar, -10, 10)
-    kl = -0.5 * jnp.sum(1 + lv - mu**2 - jnp.exp(lv), axis=(1, 2, 3)) @ mask / count
+    prior_mu, prior_logvar = jnp.zeros_like(mu), jnp.zeros_like(mu)
+    if model.prior == "learned":
+        prior_mu, prior_logvar = model.network.apply(
+            here, previous_features, label_features[0], method="prior"
+        )
+    lv, lp = jnp.clip(logvar, -10, 10), jnp.clip(prior_logvar, -10, 10)
+    elements = lp - lv + (jnp.exp(lv) + (mu - prior_mu) ** 2) / jnp.exp(lp) - 1
+    kl = 0.5 * jnp.sum(elements, axis=(1, 2, 3)) @ mask / count
     history = [previous, *history][: len(history)]  # latest first
     return frame, history, updates.get("batch_stats", stats), recon, kl
 
@@ -280,6 +287,47 @@ def test_gradients_with_a_history(history_variables, clips, feedback, forced):
     """The decoder sees the two frames before the previous one as it saw them: true ones, or its own."""
     arguments = (feedback, history_variables, clips, forced, HISTORY)
     assert_same(scanned(*arguments), plain(*arguments))
+
+
+@pytest.fixture(scope="module")
+def learned_variables(variables):
+    fresh = init_variables(LEARNED, 0, (H, W))["params"]["prior_predictor"]
+    return {**variables, "params": {**variables["params"], "prior_predictor": fresh}}
+
+
+@pytest.mark.parametrize(
+    ("feedback", "forced"),
+    [
+        pytest.param(REPORT, MIXED, id="mixed"),
+        pytest.param(UNCUT, MIXED, id="uncut"),
+        pytest.param(FOLDED, TRUE, id="folded"),
+    ],
+)
+def test_gradients_of_a_learned_prior(learned_variables, clips, feedback, forced):
+    arguments = (feedback, learned_variables, clips, forced, LEARNED)
+    ours = scanned(*arguments)
+    assert_same(ours, plain(*arguments))
+    assert norm(ours[0]["prior_predictor"]) > 0
+
+
+def test_a_learned_prior_is_what_predictions_draw_from(learned_variables, clips):
+    """Its mean moves the prediction at temperature 0, its width the one with noise; clips stay apart."""
+    first, labels = clips.frames[:, 0], clips.labels
+    run = jax.jit(lambda v, scale: predict(LEARNED, v, first, labels, eps_of, scale), static_argnames="scale")
+
+    def with_bias(mean, logvar):
+        params = dict(learned_variables["params"])
+        last = params["prior_predictor"]["layer_6"]
+        bias = np.concatenate([np.full(N, mean, np.float32), np.full(N, logvar, np.float32)])
+        params["prior_predictor"] = {"layer_6": {"kernel": np.zeros_like(last["kernel"]), "bias": bias}}
+        return {**learned_variables, "params": params}
+
+    standard = jax.jit(lambda v, noise: predict(MODEL, v, first, labels, lambda t: noise[t - 1]))
+    for mean, logvar, scale in ((0.7, -1.0, 1.0), (0.7, -1.0, 0.0)):
+        z = mean + np.float32(np.exp(logvar / 2)) * scale * EPS
+        expected = standard(learned_variables, jnp.asarray(z))
+        np.testing.assert_allclose(run(with_bias(mean, logvar), scale), expected, atol=1e-5)
+    assert apart(run(with_bias(0.7, -1.0), 0.0), run(with_bias(0.0, -1.0), 0.0)) > 0.01
 
 
 @pytest.mark.parametrize("size", [0, 3])

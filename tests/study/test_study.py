@@ -41,6 +41,7 @@ def tiny_study():
     study.figures.forcing = "none"
     study.figures.schedules, study.figures.schedules_scaled = ("none", "linear"), ()
     study.figures.decays = ("none", "linear", "step_draws")
+    study.figures.course = ("none", "linear")
     return study
 
 
@@ -72,16 +73,21 @@ def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path, monkeypatc
     np.testing.assert_allclose(linear["difference"]["by_seed"], b - a)
     low, high = linear["difference"]["ci95"]
     assert low <= linear["difference"]["mean"] <= high
+    a, b = (row["metrics"]["ssim"] for row in (none, linear))
+    expected = np.subtract(b["prior"]["by_seed"], a["prior"]["by_seed"])
+    np.testing.assert_allclose(b["difference"]["by_seed"], expected)
+    assert a["difference"] is None and a["prior_best_of_N"]["mean"] > a["prior"]["mean"]
     for run in studies.plan(study, tmp_path):
         scores = run.scores("validation", 2)
         assert {row["name"] for row in scores["rows"]} >= {"prior", "posterior"}
     report = (tmp_path / "report.md").read_text()
     figures = re.findall(r"\]\((figures/\w+\.png)\)", report)
-    assert [re.search(r"/(\d)", figure).group(1) for figure in figures] == list("123456")
+    assert [re.search(r"/(\d)", figure).group(1) for figure in figures] == list("1234567")
     assert all((tmp_path / figure).stat().st_size > 5000 for figure in figures)
     assert "nearest_pose" in report and "step_draws" in report
+    assert re.search(rf"\| linear +\| +SSIM +\| +{b['prior']['mean']:.3f} \|", report)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6 and 'src="figures' not in page
+    assert page.count("data:image/png;base64,") == 7 and 'src="figures' not in page
     assert "<table>" in page
 
     runs_made.clear()

@@ -15,6 +15,7 @@ from cvae_jax.training.gradients import clip_gradients
 
 B, STEPS, N_PAST, H, W = 4, 5, 2, 3, 2
 OBJECTIVE = Objective(clamp=False, divide_recon_by_batch=False)
+CALIBRATED = Objective("calibrated", clamp=False, divide_recon_by_batch=False)
 BETA = jnp.float32(0.3)
 
 
@@ -85,7 +86,7 @@ def noise_of(model):
     return clip_noise(derive_keys(jnp.uint32(3), jnp.arange(B)), model.latent_shape((H, W)))
 
 
-def expected(model, variables, clips, forced):
+def expected(model, variables, clips, forced, objective=OBJECTIVE):
     """(gradients, loss) by differentiating a plain loop: no scan, groups, chunks or rematerialisation."""
     noise = noise_of(model)
     count = clips.mask.sum()
@@ -93,7 +94,7 @@ def expected(model, variables, clips, forced):
     def loss(params):
         here = {**variables, "params": params}
         constants, carry = model.begin(here, clips.frames[:, :N_PAST], clips.labels[:, :N_PAST], True)
-        generated, total = clips.frames[:, 0], 0.0
+        generated, total_recon, total_kl = clips.frames[:, 0], 0.0, 0.0
         for t in range(1, STEPS + 1):
             true = jnp.asarray(forced[t - 1] | (t == 1))
             choose = true if true.ndim == 0 else true[:, None, None, None]
@@ -111,9 +112,12 @@ def expected(model, variables, clips, forced):
             )
             outputs, carry, _ = model.observe(here, constants, carry, x, True)
             generated = outputs.frame
-            recon, kl = OBJECTIVE.score(outputs, x.target, train=True)
-            total += jnp.sum((recon + BETA * kl) * clips.mask) / count
-        return total
+            recon, kl = objective.score(outputs, x.target, train=True)
+            total_recon += jnp.sum(recon * clips.mask) / count
+            total_kl += jnp.sum(kl * clips.mask) / count
+        if objective is CALIBRATED:
+            return 0.5 * jnp.log(total_recon / STEPS) + BETA * total_kl / STEPS / (H * W * 3)
+        return total_recon + BETA * total_kl
 
     value, gradients = jax.value_and_grad(loss)(variables["params"])
     return gradients, value
@@ -125,27 +129,33 @@ FOLD = RolloutOptions(fold_time=True, time_chunk=2)  # 5 steps: three chunks of 
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "forced"),
+    ("model", "options", "forced", "objective"),
     [
-        pytest.param(Toy(), RolloutOptions(), MIXED, id="steps"),
-        pytest.param(Toy(), RolloutOptions(), BY_CLIP, id="steps-by-clip"),
-        pytest.param(Toy(clips_at_once=2), RolloutOptions(), MIXED, id="steps-in-groups"),
-        pytest.param(Toy(clips_at_once=2), RolloutOptions(), BY_CLIP, id="steps-in-groups-by-clip"),
-        pytest.param(Folding(), FOLD, TRUE, id="folded"),
-        pytest.param(Folding(), FOLD, MIXED, id="folded-but-not-forced"),
-        pytest.param(Toy(crosses=True), RolloutOptions(), MIXED, id="through-time"),
-        pytest.param(Toy(crosses=True), FOLD, TRUE, id="through-time-forced"),
+        pytest.param(Toy(), RolloutOptions(), MIXED, OBJECTIVE, id="steps"),
+        pytest.param(Toy(), RolloutOptions(), BY_CLIP, OBJECTIVE, id="steps-by-clip"),
+        pytest.param(Toy(clips_at_once=2), RolloutOptions(), MIXED, OBJECTIVE, id="steps-in-groups"),
+        pytest.param(
+            Toy(clips_at_once=2), RolloutOptions(), BY_CLIP, OBJECTIVE, id="steps-in-groups-by-clip"
+        ),
+        pytest.param(Folding(), FOLD, TRUE, OBJECTIVE, id="folded"),
+        pytest.param(Folding(), FOLD, MIXED, OBJECTIVE, id="folded-but-not-forced"),
+        pytest.param(Toy(crosses=True), RolloutOptions(), MIXED, OBJECTIVE, id="through-time"),
+        pytest.param(Toy(crosses=True), FOLD, TRUE, OBJECTIVE, id="through-time-forced"),
+        pytest.param(Toy(), RolloutOptions(), MIXED, CALIBRATED, id="calibrated"),
+        pytest.param(Toy(clips_at_once=2), RolloutOptions(), BY_CLIP, CALIBRATED, id="calibrated-by-clip"),
+        pytest.param(Folding(), FOLD, TRUE, CALIBRATED, id="calibrated-folding"),
+        pytest.param(Toy(crosses=True), RolloutOptions(), MIXED, CALIBRATED, id="calibrated-through-time"),
     ],
 )
-def test_gradients_are_those_of_a_plain_loop(clips, model, options, forced):
+def test_gradients_are_those_of_a_plain_loop(clips, model, options, forced, objective):
     variables = {**model.init(1, (H, W), None), "batch_stats": {"steps": jnp.float32(0)}}
     run = jax.jit(
         lambda v, f: clip_gradients(
-            model, OBJECTIVE, options, v, clips, noise_of(model), f, BETA, clips.mask.sum(), N_PAST
+            model, objective, options, v, clips, noise_of(model), f, BETA, clips.mask.sum(), N_PAST
         )
     )
     gradients, metrics, stats = run(variables, jnp.asarray(forced))
-    wanted, loss = expected(model, variables, clips, forced)
+    wanted, loss = expected(model, variables, clips, forced, objective)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     for name, value in wanted.items():
         assert np.abs(value).max() > 1e-4, name  # every path matters

@@ -26,6 +26,14 @@ from cvae_jax.training.step import make_train_step
 pytestmark = pytest.mark.usefixtures("small_model")
 
 
+CALIBRATED = {
+    "loss.reconstruction": "calibrated",
+    "loss.divide_recon_by_batch": False,
+    "loss.kl": "sum",
+    "loss.kl_balance": 0.8,
+}
+
+
 @pytest.mark.parametrize(
     ("draw", "changes"),
     [
@@ -35,6 +43,7 @@ pytestmark = pytest.mark.usefixtures("small_model")
         ("epoch", {"rollout.cut_feedback": False, "model.cvae.cut_previous_features": False}),
         ("epoch", {"precision": "bfloat16"}),
         ("epoch", {"n_past": 3, "model.cvae.history": 2}),
+        ("epoch", CALIBRATED | {"model.cvae.prior": "learned", "loss.free_bits": 1.0}),
         pytest.param("epoch", {}, marks=pytest.mark.slow, id="epoch-whole-model"),
         pytest.param("example_step", {}, marks=pytest.mark.slow, id="example_step-whole-model"),
     ],

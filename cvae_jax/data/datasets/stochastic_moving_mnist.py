@@ -91,14 +91,38 @@ def sequence(
     """
     chance = np.random.default_rng([seed, SPLITS.index(split), index])
     chosen = digits[chance.integers(len(digits), size=count)].astype(np.uint16)
+    places, _ = _trajectories(chance, length, count)
+    video = np.zeros((length, *FRAME_SIZE), np.uint16)
+    for frame, corners in zip(video, places, strict=True):
+        for digit, (row, column) in zip(chosen, corners, strict=True):
+            frame[row : row + DIGIT, column : column + DIGIT] += digit
+    gray = np.minimum(video, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
+
+
+def turns(num_digits: int, seed: int, split: str, index: int, length: int, count: int = 2) -> np.ndarray:
+    """Return bool (length, count): where a frame is the first to show a digit's new random velocity.
+
+    The arguments are those of `sequence`, with the number of digits to choose from. Nothing before such a
+    frame tells where the digit is in it; frame 1 is one for every digit. Between them the motion is uniform,
+    but for the frame in which a digit reaches the border.
+    """
+    chance = np.random.default_rng([seed, SPLITS.index(split), index])
+    chance.integers(num_digits, size=count)  # the digits
+    return _trajectories(chance, length, count)[1]
+
+
+def _trajectories(chance: np.random.Generator, length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners (length, count, 2) of the digits, and `turns` (length, count)."""
     last = FRAME_SIZE[0] - DIGIT - 1  # of the places of a digit's corner: as there, 31 and not 32
     place = chance.integers(0, last + 1, size=(count, 2))
     velocity = chance.integers(-FASTEST, FASTEST + 1, size=(count, 2))
-    video = np.zeros((length, *FRAME_SIZE), np.uint16)
-    for frame in video:
+    places = np.zeros((length, count, 2), np.int64)
+    turned = np.zeros((length + 2, count), bool)
+    turned[1] = True
+    for frame in range(length):
         for digit in range(count):
-            row, column = place[digit]
-            frame[row : row + DIGIT, column : column + DIGIT] += chosen[digit]
+            places[frame, digit] = place[digit]
             moved = place[digit] + velocity[digit]
             for axis in (0, 1):
                 if 0 <= moved[axis] <= last:
@@ -106,9 +130,9 @@ def sequence(
                 away = 1 if moved[axis] < 0 else -1
                 velocity[digit, axis] = away * chance.integers(1, FASTEST + 1)
                 velocity[digit, 1 - axis] = chance.integers(-FASTEST, FASTEST + 1)
+                turned[frame + 2, digit] = True  # the next frame shows it at the border
             place[digit] = np.clip(moved, 0, last)
-    gray = np.minimum(video, 255).astype(np.uint8)
-    return np.repeat(gray[..., None], 3, axis=-1)
+    return places, turned[:length]
 
 
 @functools.cache

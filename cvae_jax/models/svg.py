@@ -1,0 +1,287 @@
+"""SVG-FP and SVG-LP (Denton and Fergus, ICML 2018) behind the interface of video models.
+
+A step encodes the previous frame, draws z from the posterior of the target (`observe`) or from the prior
+(`imagine`), predicts the target's code with two LSTM cells and decodes it. The decoder also sees maps of the
+encoder, the skips, of given frames only. What the decoder makes of the skips is computed when they change and
+kept in the carry in their place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from cvae_jax.models import initial, ops
+from cvae_jax.models.interface import (
+    Gaussian,
+    StepInputs,
+    StepOutputs,
+    Variables,
+    VideoModel,
+    standard_normal,
+)
+from cvae_jax.models.svg_layers import initial_values
+from cvae_jax.models.svg_network import BACKBONES, Maps, Network, smallest_map
+from cvae_jax.runtime.errors import UserError
+
+PRIORS = ("learned", "fixed")
+SKIPS = ("last_given", "original", "running_mean")
+CHOICES = {"prior": PRIORS, "backbone": BACKBONES, "skip": SKIPS, "formulation": ops.FORMULATIONS}
+LEAST = {"channels": 1, "width": 1, "code_size": 1, "latents": 1, "rnn_size": 1, "label_features": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class SVG(VideoModel):
+    """SVG with a learned or a fixed prior; the section `config.model.svg`. z is a vector.
+
+    BatchNorm in training takes the statistics of each encoded or decoded frame over the whole batch. Each
+    frame is encoded once, so its statistics enter the running values once (the published program encodes
+    frames twice). The biases before BatchNorm, which the batch's mean takes away again, get no gradient.
+    """
+
+    prior: str = "learned"  # learned (SVG-LP), or fixed: N(0, I) (SVG-FP)
+    backbone: str = "dcgan"  # dcgan (Moving MNIST), or vgg (KTH, BAIR)
+    # Of the frames that the networks read and draw. 1: the mean over the frame's channels, and what is drawn
+    # is repeated for each (grey video is stored as RGB); otherwise as many as the frame has.
+    channels: int = 3
+    width: int = 64  # channels of the encoder's first layers; those after them have multiples of it
+    code_size: int = 128  # numbers in the code of a frame (g)
+    latents: int = 10  # numbers in z
+    rnn_size: int = 256  # width of the LSTM cells (r)
+    # Which frame's maps the decoder sees: last_given, of the previous frame while that is given and after it
+    # of the last given frame; original (the published program), of the frame before the last given one;
+    # running_mean, the mean over the given frames so far (SLAMP, Akan et al., 2021).
+    skip: str = "last_given"
+    label_features: int = 32  # numbers in the code of a label image; 0 = labels are ignored, also vectors
+    formulation: str = "auto"  # auto (by backend), plain or cpu (see `cvae_jax.models.strided`)
+    precision: str = "float32"  # of the maps, from config.precision
+    axis_name: str | None = None
+
+    gradient_crosses_time = True
+
+    def __post_init__(self) -> None:
+        for field, least in LEAST.items():
+            if getattr(self, field) < least:
+                raise UserError(f"config.model.svg.{field} is {getattr(self, field)}; give at least {least}.")
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise UserError(
+                    f"config.model.svg.{field} is {getattr(self, field)!r}; choose one of {', '.join(known)}."
+                )
+
+    @property
+    def has_learned_prior(self) -> bool:  # type: ignore[override]  # nobody sets it
+        """Whether this is SVG-LP."""
+        return self.prior == "learned"
+
+    def check(self, n_past: int, cut_feedback: bool) -> None:
+        """Refuse the published skips with one given frame, before which there is none."""
+        if self.skip == "original" and n_past < 2:
+            raise UserError(
+                f"config.model.svg.skip='original' keeps the frame before the last given one; "
+                f"config.n_past is {n_past}: give at least 2, or another skip."
+            )
+
+    def latent_shape(self, frame_size: tuple[int, int]) -> tuple[int, ...]:
+        """Return (latents,)."""
+        smallest_map(frame_size)
+        return (self.latents,)
+
+    def init(self, seed: int, frame_size: tuple[int, int], label_size: int | None = None) -> Variables:
+        """Return the published initial values: the same numbers on every backend.
+
+        Weights are N(0, 0.02) and biases 0, BatchNorm's weights N(1, 0.02) and LSTM cells uniform in
+        +-1/sqrt(rnn_size).
+        """
+        if not self.label_features:
+            label_size = 0
+        network = self._network(frame_size).clone(axis_name=None)
+        inputs = initial.input_shapes(frame_size, label_size, self.channels)
+        return initial.draw_variables(network, seed, initial_values, *inputs)
+
+    def begin(self, variables: Variables, given: Array, labels: Array, train: bool) -> tuple[dict, dict]:
+        """Return the number of given frames, and states of zeros; step 1 encodes the first frame.
+
+        (It is encoded there because BatchNorm must leave padding out, and update its running values.)
+        """
+        batch, n_past, _, _, channels = given.shape
+        if self.channels not in (1, channels):
+            raise UserError(
+                f"config.model.svg.channels is {self.channels} but frames have {channels}: give "
+                f"{channels}, or 1 for their mean."
+            )
+
+        def first_skips(frame: Array) -> Maps:
+            (_, maps), _ = self._encode(variables, frame, jnp.ones(batch), train=False)
+            return self._project(variables, maps, frame.shape[1:3])
+
+        skips = jax.eval_shape(first_skips, given[:, 0])
+        state = lambda: (jnp.zeros((batch, self.rnn_size)),) * 2  # noqa: E731
+        carry: dict[str, PyTree] = {
+            "code": jnp.zeros((batch, self.code_size)),
+            "skips": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), skips),
+            "predictor": (state(), state()),
+            "posterior": state(),
+        }
+        if self.prior == "learned":
+            carry["prior"] = state()
+        return {"n_past": jnp.full(batch, n_past, jnp.float32)}, carry
+
+    def condition(
+        self, variables: Variables, labels: Array, mask: Array, train: bool
+    ) -> tuple[Array, PyTree]:
+        """Return the codes (s, b, l) of label images, or vectors as they are."""
+        if not self.label_features:
+            return jnp.zeros((*labels.shape[:2], 0)), variables["batch_stats"]
+        if labels.ndim == 3:
+            return labels, variables["batch_stats"]
+        network = self._network(labels.shape[2:4])
+        return _normalised(network, "encode_label", variables, train, labels, mask)
+
+    def observe(
+        self, variables: Variables, constants: dict, carry: dict, x: StepInputs, train: bool
+    ) -> tuple[StepOutputs, dict, PyTree]:
+        """Predict a frame with z from the posterior; the prior's state and the predictor's move on too."""
+        assert x.target is not None, "the posterior sees the target"
+        code, skips, stats = self._previous(variables, carry, x, train)
+        here = {**variables, "batch_stats": stats}
+        (target_code, maps), stats = self._encode(here, x.target, x.mask, train)
+        here = {**variables, "batch_stats": stats}
+        posterior, state = self._apply("posterior", variables, target_code, x, carry["posterior"])
+        prior, carry = self._prior(variables, carry, code, x)
+        z = Gaussian(*posterior).sample(x.noise)
+        raw, predictor, stats = self._draw(here, carry, code, z, skips, x, train)
+        carry |= {
+            "code": target_code,
+            "skips": self._refreshed(variables, constants, skips, maps, x),
+            "posterior": state,
+            "predictor": predictor,
+        }
+        return StepOutputs(raw, prior, Gaussian(*posterior)), carry, stats
+
+    def imagine(
+        self, variables: Variables, constants: dict, carry: dict, x: StepInputs
+    ) -> tuple[StepOutputs, dict]:
+        """Predict a frame with z from the prior; the posterior's state stays as it is."""
+        code, skips, _ = self._previous(variables, carry, x, train=False)
+        prior, carry = self._prior(variables, carry, code, x)
+        raw, predictor, _ = self._draw(variables, carry, code, prior.sample(x.noise), skips, x, train=False)
+        return StepOutputs(raw, prior), carry | {"skips": skips, "predictor": predictor}
+
+    def _previous(
+        self, variables: Variables, carry: dict, x: StepInputs, train: bool
+    ) -> tuple[Array, Maps, PyTree]:
+        """Return the code of the previous frame, the skips, and the batch statistics.
+
+        The code of a true frame is the carry's, from the step at which it was the target. A generated frame
+        is encoded here, and in step 1 the first frame, which also gives the first skips. Where decisions are
+        per clip and one of them is against the true frame, the batch is encoded as it is.
+        """
+        first = x.t == 1
+        generated = ~x.previous_is_true
+        any_generated = generated
+        if generated.ndim:
+            any_generated = jnp.any(generated & (x.mask > 0))
+            if self.axis_name is not None:
+                any_generated = lax.pmax(any_generated, self.axis_name)
+
+        def encode() -> tuple[Array, Maps, PyTree]:
+            (code, maps), stats = self._encode(variables, x.previous, x.mask, train)
+            project = functools.partial(self._project, variables, maps, x.previous.shape[1:3])
+            skips = lax.cond(first, project, lambda: carry["skips"])
+            if generated.ndim:
+                code = jnp.where((generated | first)[:, None], code, carry["code"])
+            return code, skips, stats
+
+        kept = carry["code"], carry["skips"], variables["batch_stats"]
+        return lax.cond(first | any_generated, encode, lambda: kept)
+
+    def _refreshed(
+        self, variables: Variables, constants: dict, skips: Maps, maps: Maps, x: StepInputs
+    ) -> Maps:
+        """Return the skips of the next step; `maps` are the encoder's of frame x.t."""
+        last = constants["n_past"][0] - (2 if self.skip == "original" else 1)  # frame that is a skip
+
+        def refresh() -> Maps:
+            new = self._project(variables, maps, x.previous.shape[1:3])
+            if self.skip != "running_mean":
+                return new
+            share = 1 / (x.t + 1)
+            return jax.tree.map(lambda mean, one: mean + (one - mean) * share.astype(one.dtype), skips, new)
+
+        return lax.cond(x.t <= last, refresh, lambda: skips)
+
+    def _encode(
+        self, variables: Variables, frame: Array, mask: Array, train: bool
+    ) -> tuple[tuple[Array, Maps], PyTree]:
+        """Return ((code, maps), batch statistics) of frames."""
+        if self.channels == 1:
+            frame = jnp.mean(frame, axis=-1, keepdims=True)
+        network = self._network(frame.shape[1:3])
+        (codes, maps), stats = _normalised(network, "encode", variables, train, frame[None], mask[None])
+        return (codes[0], jax.tree.map(lambda leaf: leaf[0], maps)), stats
+
+    def _project(self, variables: Variables, maps: Maps, frame_size: tuple[int, ...]) -> Maps:
+        """Return what the decoder makes of the encoder's maps."""
+        maps = jax.tree.map(lambda leaf: leaf[None], maps)
+        projected = self._network(frame_size).apply(variables, maps, method="project")
+        return jax.tree.map(lambda leaf: leaf[0], projected)
+
+    def _prior(self, variables: Variables, carry: dict, code: Array, x: StepInputs) -> tuple[Gaussian, dict]:
+        """Return p(z) and the carry with the prior's next state."""
+        if self.prior == "fixed":
+            return standard_normal(x.noise), dict(carry)
+        prior, state = self._apply("prior", variables, code, x, carry["prior"])
+        return Gaussian(*prior), carry | {"prior": state}
+
+    def _draw(
+        self,
+        variables: Variables,
+        carry: dict,
+        code: Array,
+        z: Array,
+        skips: Maps,
+        x: StepInputs,
+        train: bool,
+    ) -> tuple[Array, PyTree, PyTree]:
+        """Return the frame, the predictor's states and the batch statistics."""
+        network = self._network(x.previous.shape[1:3])
+        predicted, states = network.apply(
+            variables, code, z, x.conditioning, carry["predictor"], method="predict"
+        )
+        projected = jax.tree.map(lambda leaf: leaf[None], skips)
+        frames, stats = _normalised(
+            network, "decode", variables, train, predicted[None], projected, x.mask[None]
+        )
+        channels = x.previous.shape[-1]
+        return jnp.repeat(frames[0], channels // self.channels, axis=-1), states, stats
+
+    def _apply(self, method: str, variables: Variables, code: Array, x: StepInputs, state: Any) -> Any:
+        network = self._network(x.previous.shape[1:3])
+        return network.apply(variables, code, x.conditioning, state, method=method)
+
+    def _network(self, frame_size: tuple[int, ...]) -> Network:
+        """Return the Flax module for frames of (height, width)."""
+        names = {field.name for field in dataclasses.fields(Network)} & set(vars(self))
+        return Network(
+            **{name: getattr(self, name) for name in names - {"formulation"}},
+            learned_prior=self.prior == "learned",
+            smallest=smallest_map(frame_size),
+            formulation=ops.resolve_formulation(self.formulation),
+        )
+
+
+def _normalised(
+    network: Network, method: str, variables: Variables, train: bool, *inputs: Any
+) -> tuple[Any, PyTree]:
+    """Return what a method gives that ends in (mask, train), and the batch statistics after it."""
+    if not train:
+        return network.apply(variables, *inputs, False, method=method), variables["batch_stats"]
+    outputs, updates = network.apply(variables, *inputs, True, method=method, mutable=["batch_stats"])
+    return outputs, updates["batch_stats"]
