@@ -31,7 +31,7 @@ def frames_per_second(measures: Measures, samples: int, size: tuple[int, int]) -
         "frames": rng.random((samples, FRAMES, *size, 3), np.float32),
         "owner": np.arange(samples, dtype=np.int32) * CLIPS // samples,
     }
-    given = jax.device_put((lpips.load_weights() if measures.lpips else {}, batch))
+    given = jax.device_put((measures.weights, batch))
     program = jax.jit(measures.of)
     jax.block_until_ready(program(*given))
     seconds = []

@@ -170,14 +170,14 @@ class Objective:
     def of_clip(
         self, recon: Float[np.ndarray, " s"], kl: Float[np.ndarray, " s"], beta: float, frame_size: int
     ) -> float:
-        """Return the loss of one clip as a batch of one, in float64 on the host.
+        """Return the loss of one clip as a batch of one.
 
         recon, kl: of each step, from `score`. frame_size: values in a frame.
         """
-        recon, kl = (np.asarray(values, np.float64) for values in (recon, kl))
-        if self.is_calibrated:
-            return float(0.5 * np.log(max(recon.mean(), LEAST_MSE)) + beta * kl.mean() / frame_size)
-        return float(np.sum(recon + beta * kl))
+        of_steps, kl_of_steps = (jnp.asarray(values)[:, None] for values in (recon, kl))
+        one = jnp.ones(())
+        loss, _, _ = self.reduce(of_steps, kl_of_steps, one[None], jnp.asarray(beta), one, frame_size)
+        return float(loss)
 
 
 def kl_elements(posterior: Gaussian, prior: Gaussian) -> Array:

@@ -11,7 +11,6 @@ import numpy as np
 from cvae_jax.data.clips import Recording, extend, to_unit
 from cvae_jax.evaluation.measures import Measures
 from cvae_jax.evaluation.rows import ClipScores
-from cvae_jax.perceptual import lpips
 from cvae_jax.runtime.progress import clip_bar
 
 # Frames are converted to float64 in chunks of at most so many, and so many bytes (of float64).
@@ -130,5 +129,4 @@ def _measured(
 @functools.cache
 def _program(measures: Measures) -> tuple:
     """Return the compiled program of the measures and its weights on the default device."""
-    weights = jax.device_put(lpips.load_weights() if measures.lpips else {})
-    return jax.jit(measures.of), weights
+    return jax.jit(measures.of), jax.device_put(measures.weights)

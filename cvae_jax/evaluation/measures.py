@@ -40,12 +40,17 @@ class Measures:
     person: bool = False
     lpips: bool = False
 
+    @property
+    def weights(self) -> PyTree:
+        """What `of` needs besides a batch: the weights of LPIPS, or {}."""
+        return lpips.load_weights() if self.lpips else {}
+
     def mapped(self, devices: Devices) -> Callable[[dict], dict]:
         """Return the mapped function that measures batches on the devices: a `rollout.chunks.Measure`.
 
         One program serves every model and mode.
         """
-        weights = devices.place(lpips.load_weights() if self.lpips else {})
+        weights = devices.place(self.weights)
         mapped = devices.map_clips(lambda weights, batch, _: self.of(weights, batch))
         return lambda batch: mapped(weights, batch, {})
 

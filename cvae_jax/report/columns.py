@@ -65,6 +65,11 @@ def metrics_among(names: Iterable[str]) -> list[Metric]:
 
 def metrics_of(rows: Iterable[dict]) -> list[Metric]:
     """Return the metrics that any of the rows of results.json holds, in the order of tables."""
-    names = {name for row in rows for name in row}
+    return metrics_named(name for row in rows for name in row)
+
+
+def metrics_named(names: Iterable[str]) -> list[Metric]:
+    """Return the metrics that are among some names, FVD included, in the order of tables."""
+    names = set(names)
     counts = sorted(int(name[4:]) for name in names if re.fullmatch(r"fvd_\d+", name))
     return metrics_among(names) + [fvd(count) for count in counts]

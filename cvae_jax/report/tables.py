@@ -112,8 +112,8 @@ def row_name(row: dict) -> str:
 def with_interval(row: dict, metric: Metric) -> str:
     """Returns a metric of a row with its interval over clips in one cell; '-' where the row has none."""
     value = number(row.get(metric.name), metric.digits)
-    interval = _interval(row.get(f"{metric.name}_ci95"), metric.digits)
-    return value if interval == _MISSING else f"{value} {interval}"
+    around = interval(row.get(f"{metric.name}_ci95"), metric.digits)
+    return value if around == _MISSING else f"{value} {around}"
 
 
 def _table(rows: Sequence[dict]) -> str:
@@ -132,7 +132,7 @@ def _table(rows: Sequence[dict]) -> str:
         for field, title in _OVER.items():
             found = [row.get(f"{metric.name}_{field}") for row in rows]
             if always or any(value is not None for value in found):
-                shown = _interval if field == "ci95" else _spread
+                shown = interval if field == "ci95" else _spread
                 add(title, [shown(value, metric.digits) for value in found])
     return markdown_table(header, table)
 
@@ -141,10 +141,9 @@ def _spread(value: float | None, digits: int) -> str:
     return _MISSING if value is None else f"± {number(value, digits)}"
 
 
-def _interval(interval: Sequence[float] | None, digits: int) -> str:
-    if interval is None:
-        return _MISSING
-    return f"[{number(interval[0], digits)}, {number(interval[1], digits)}]"
+def interval(ends: Sequence[float] | None, form: int | str) -> str:
+    """Return an interval whose ends are shown as `number` shows them; '-' for None."""
+    return _MISSING if ends is None else f"[{number(ends[0], form)}, {number(ends[1], form)}]"
 
 
 def number(value: int | float | None, form: int | str) -> str:

@@ -56,19 +56,14 @@ def save_schedules(path: str | os.PathLike, course: Course) -> None:
 
 def save_validation(path: str | os.PathLike, course: Course) -> None:
     """Figure 3: validation loss, and PSNR with z from the prior and, beside it, from the posterior."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    loss, prior, posterior = figure.subplots(1, 3)
+    titles = {
+        "val_loss": "validation loss (z from the posterior)",
+        "val_psnr_prior": "PSNR (dB), z from the prior",
+        "val_psnr_posterior": "PSNR (dB), posterior: sees the target",
+    }
+    figure, (loss, prior, posterior) = _panels(course, titles)
     prior.sharey(posterior)
-    panels = (
-        (loss, "val_loss", "validation loss (z from the posterior)"),
-        (prior, "val_psnr_prior", "PSNR (dB), z from the prior"),
-        (posterior, "val_psnr_posterior", "PSNR (dB), posterior: sees the target"),
-    )
-    for axes, key, title in panels:
-        for index, (name, histories) in enumerate(course.items()):
-            _draw(axes, histories, key, name, color=f"C{index}")
-        axes.set(xlabel="epoch", title=title)
-        finish(axes, legend=axes is loss)
+    prior.autoscale(axis="y")
     _scale(loss, list(course.values()), "val_loss")
     save_figure(path, figure)
 
@@ -104,19 +99,25 @@ def save_per_frame(
 
 def save_decays(path: str | os.PathLike, course: Course) -> None:
     """Figure 5: teacher-forcing ratio and validation loss of each decay, and the PSNR from the prior."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    panels = figure.subplots(1, 3)
-    keys = (
-        ("teacher_forcing_ratio", "teacher-forcing ratio"),
-        ("val_loss", "validation loss"),
-        ("val_psnr_prior", "PSNR (dB), z from the prior"),
-    )
-    for axes, (key, title) in zip(panels, keys, strict=True):
-        for index, (name, histories) in enumerate(course.items()):
-            _draw(axes, histories, key, name, color=f"C{index}", linestyle=("-", "--", ":")[index % 3])
-        axes.set(xlabel="epoch", title=title)
-        finish(axes, legend=axes is panels[1])
+    titles = {
+        "teacher_forcing_ratio": "teacher-forcing ratio",
+        "val_loss": "validation loss",
+        "val_psnr_prior": "PSNR (dB), z from the prior",
+    }
+    figure, panels = _panels(course, titles, legend=1, dashes=("-", "--", ":"))
     _scale(panels[1], list(course.values()), "val_loss")
+    save_figure(path, figure)
+
+
+def save_latents(path: str | os.PathLike, course: Course) -> None:
+    """Figure 6: KL in nats per frame, share of active units, posterior minus prior."""
+    titles = {
+        "val_kl_nats_per_frame": "KL (nats per frame)",
+        "val_active_units_share": "active units (share)",
+        "val_psnr_gap": "PSNR, posterior minus prior (dB)",
+    }
+    figure, panels = _panels(course, titles)
+    panels[0].set_yscale("symlog", linthresh=1.0)
     save_figure(path, figure)
 
 
@@ -131,34 +132,33 @@ def save_course(path: str | os.PathLike, course: Course) -> None:
         "val_psnr_prior": "PSNR (dB)",
     }
     rows = [row for histories in course.values() for history in histories for row in history]
-    panels = [(key, title) for key, title in titles.items() if any(row.get(key) is not None for row in rows)]
-    figure = Figure(figsize=(4 * max(1, len(panels)), 4.5), layout="constrained")
-    for index, (axes, (key, title)) in enumerate(
-        zip(np.ravel(figure.subplots(1, max(1, len(panels)))), panels, strict=False)
-    ):
-        for color, (name, histories) in enumerate(course.items()):
-            _draw(axes, histories, key, name, x="clips_seen", color=f"C{color}")
-        axes.set(xlabel="training clips seen", title=title)
-        finish(axes, legend=index == 0)
+    logged = {key: title for key, title in titles.items() if any(row.get(key) is not None for row in rows)}
+    figure, _ = _panels(course, logged, x="clips_seen", xlabel="training clips seen")
     save_figure(path, figure)
 
 
-def save_latents(path: str | os.PathLike, course: Course) -> None:
-    """What the latents carry: KL in nats per frame, share of active units, posterior minus prior."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    panels = figure.subplots(1, 3)
-    keys = (
-        ("val_kl_nats_per_frame", "KL (nats per frame)"),
-        ("val_active_units_share", "active units (share)"),
-        ("val_psnr_gap", "PSNR, posterior minus prior (dB)"),
-    )
-    for axes, (key, title) in zip(panels, keys, strict=True):
+def _panels(
+    course: Course,
+    titles: dict[str, str],
+    x: str | None = None,
+    xlabel: str = "epoch",
+    legend: int = 0,
+    dashes: Sequence[str] = ("-",),
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel for each field of the histories, in which every variant is a line.
+
+    titles: of the panels, by field. x: see `_draw`. legend: the panel that has it. dashes: the variants' line
+    styles in turn; beyond ten variants, whose colors repeat, lines are dashed.
+    """
+    figure = Figure(figsize=(4 * max(1, len(titles)), 4.5), layout="constrained")
+    panels = [figure.add_subplot(1, len(titles), place + 1) for place in range(len(titles))]
+    for place, (axes, (key, title)) in enumerate(zip(panels, titles.items(), strict=True)):
         for index, (name, histories) in enumerate(course.items()):
-            _draw(axes, histories, key, name, color=f"C{index % 10}", linestyle=("-", "--")[index // 10])
-        axes.set(xlabel="epoch", title=title)
-        finish(axes, legend=axes is panels[0])
-    panels[0].set_yscale("symlog", linthresh=1.0)
-    save_figure(path, figure)
+            style = dashes[index % len(dashes)] if index < 10 else "--"
+            _draw(axes, histories, key, name, x=x, color=f"C{index % 10}", linestyle=style)
+        axes.set(xlabel=xlabel, title=title)
+        finish(axes, legend=place == legend)
+    return figure, panels
 
 
 def _epochs(history: list[dict]) -> list[int]:

@@ -177,7 +177,7 @@ def render(
         tables.predictions_table(study, rows),
         "One draw (N = 1), and the best of N draws of each clip by each metric, which looks at the target; "
         f"N is {base.eval.best_of}." + _compared(study),
-        columns.direction(columns.metrics_of([dict.fromkeys(m for row in rows for m in row["metrics"])])),
+        columns.direction(columns.metrics_of(row["metrics"] for row in rows)),
         "### Baselines on the same frames",
         tables.baselines_table(baselines),
         "## Figures",

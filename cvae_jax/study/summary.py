@@ -62,7 +62,7 @@ def _metrics(done: dict[int, dict], compared: dict[int, dict | None] | None) -> 
     """Return {metric: its entries} over the seeds of a variant, and the difference seed by seed."""
     names = {name for values in done.values() for name in values["metrics"]}
     found: dict[str, dict] = {}
-    for metric in columns.metrics_of([dict.fromkeys(names)]):
+    for metric in columns.metrics_named(names):
         own = {seed: values["metrics"].get(metric.name, {}) for seed, values in done.items()}
         found[metric.name] = {
             row: _entry([values[row] for values in own.values() if row in values]) for row in OF_THE_PRIOR

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from ml_collections import ConfigDict
 
 from cvae_jax.report import columns
-from cvae_jax.report.tables import markdown_table, number
+from cvae_jax.report.tables import interval, markdown_table, number
 from cvae_jax.study.summary import OF_THE_PRIOR
 
 _HEADER = (
@@ -57,11 +55,10 @@ def results_table(study: ConfigDict, rows: list[dict]) -> str:
 
 def predictions_table(study: ConfigDict, rows: list[dict]) -> str:
     """Return the metrics of the prior's rows as a Markdown table: a variant and metric per line."""
-    names = {name for row in rows for name in row["metrics"]}
     header = ["variant", "metric", "N = 1", "95 %", "best of N", "95 %"]
     header += [f"minus {study.compare}", "95 %"] if study.compare else []
     lines = []
-    for metric in columns.metrics_of([dict.fromkeys(names)]):
+    for metric in columns.metrics_of(row["metrics"] for row in rows):
         for row in rows:
             entries = row["metrics"].get(metric.name)
             if entries is None:
@@ -89,10 +86,9 @@ def baselines_table(baselines: dict[str, dict]) -> str:
 def _with_interval(entry: dict | None, digits: int = 2, sign: str = "") -> tuple[str, str]:
     if entry is None:
         return "-", "-"
-    interval, form = entry["ci95"], f"{sign}.{digits}f"
-    shown = "-" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
-    return f"{entry['mean']:{form}}", shown
+    form = f"{sign}.{digits}f"
+    return number(entry["mean"], form), interval(entry["ci95"], form)
 
 
 def _mean(entry: dict | None, digits: int) -> str:
-    return "-" if entry is None or not math.isfinite(entry["mean"]) else f"{entry['mean']:.{digits}f}"
+    return number(None if entry is None else entry["mean"], digits)
