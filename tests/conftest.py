@@ -1,5 +1,6 @@
 """Settings of every test: four fake CPU devices, strict ranks, shapes checked at run time."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,23 @@ from helpers import ROOT, moving_square  # noqa: E402
 from small_model import SmallCVAE  # noqa: E402
 
 from cvae_jax import models  # noqa: E402
+
+
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 25_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Drop all compiled programs after a module that leaves many memory maps.
+
+    A program has up to hundreds of them, and a process with as many as Linux admits, 65,530, crashes when it
+    loads another program. Modules that share programs keep them otherwise.
+    """
+    yield
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
