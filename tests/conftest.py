@@ -32,13 +32,12 @@ from small_model import SmallCVAE  # noqa: E402
 
 from cvae_jax import models  # noqa: E402
 
-
 MAPS = Path("/proc/self/maps")
 MANY_MAPS = 25_000
 
 
 @pytest.fixture(scope="module", autouse=True)
-def room_for_programs():
+def limit_memory_maps():
     """Drop all compiled programs after a module that leaves many memory maps.
 
     A program has up to hundreds of them, and a process with as many as Linux admits, 65,530, crashes when it
