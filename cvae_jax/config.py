@@ -109,11 +109,12 @@ class Components:
         """Unpack and check a config; raises UserError with one sentence naming the field."""
         _check_run(config)
         datasets.check(config.data)
+        model = models.build(config.model, config.precision, AXIS)
         rollout = dict(config.rollout)
         if rollout["fold_time"] is None:
-            rollout["fold_time"] = jax.default_backend() != "cpu"
+            rollout["fold_time"] = model.gradient_crosses_time or jax.default_backend() != "cpu"
         parts = cls(
-            model=models.build(config.model, config.precision, AXIS),
+            model=model,
             objective=Objective(**config.loss),
             rollout=RolloutOptions(**rollout),
             beta=BetaSchedule(**config.beta),

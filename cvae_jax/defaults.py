@@ -48,9 +48,11 @@ def get_config() -> ConfigDict:
 
     config.rollout = ConfigDict()
     config.rollout.cut_feedback = True  # no gradient through the fed-back frame
-    # Fold teacher-forced clips into the batch; None = on accelerators only.
+    # Fold the time of teacher-forced clips into the batch; None = on accelerators, and for SVG everywhere.
     config.rollout.fold_time = placeholder(bool)
-    config.rollout.time_chunk = 5  # steps folded at once, at most
+    # Steps folded at once, at most. Whole clips are the fastest where the gradient crosses time: nothing is
+    # computed twice, in memory that grows with the clip.
+    config.rollout.time_chunk = 5
 
     config.beta = ConfigDict()
     config.beta.kind = "none"  # none, monotonic, cyclical (report), fu_cyclical (Fu et al., 2019)

@@ -23,7 +23,12 @@ DEFAULT = f"{FOLDER / 'svg_lp_dcgan_small.npz'}:{FOLDER / 'svg_lp_vgg_small.npz'
 FIXTURES = [Path(p) for p in os.environ.get("SVG_PARITY_FIXTURES", DEFAULT).split(":") if p]
 OBJECTIVE = Objective(clamp=False, divide_recon_by_batch=False, logvar_clip=0.0)
 SKIPS = {"train": "last_given", "train_original": "original"}
-TRAINING = [("train", "plain"), ("train", "cpu"), ("train_original", "cpu")]
+STEPS, CHUNKS, WHOLE = (RolloutOptions(fold_time=size > 1, time_chunk=size) for size in (1, 3, 100))
+TRAINING = [
+    pytest.param("train", "plain", WHOLE, id="plain"),
+    pytest.param("train", "cpu", STEPS, id="cpu-steps"),
+    pytest.param("train_original", "cpu", CHUNKS, id="original-cpu-chunks"),
+]
 
 
 class Fixture:
@@ -71,8 +76,8 @@ def close(value, expected):
     np.testing.assert_allclose(value, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("key", "formulation"), TRAINING)
-def test_training_step(fixture, formulation, key):
+@pytest.mark.parametrize(("key", "formulation", "options"), TRAINING)
+def test_training_step(fixture, formulation, key, options):
     """Losses, frames, both Gaussians and every gradient of a clip in training mode."""
     model = fixture.model(formulation, SKIPS[key])
     clips = fixture.clips(fixture.n_past + fixture.n_future)
@@ -84,7 +89,7 @@ def test_training_step(fixture, formulation, key):
     @jax.jit
     def run(variables):
         count = clips.mask.sum()
-        options, n_past = RolloutOptions(), fixture.n_past
+        n_past = fixture.n_past
         gradients, metrics, stats = clip_gradients(
             model, OBJECTIVE, options, variables, clips, noise, forced, fixture.beta, count, n_past
         )

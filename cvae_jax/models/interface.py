@@ -97,14 +97,14 @@ class VideoModel(abc.ABC):
 
     Attributes:
       gradient_crosses_time: whether a step's gradient reaches earlier steps through the carry. Then a clip is
-        differentiated as a whole, recomputing each step (remat); otherwise step by step, in memory that does
-        not grow with the length of the clip.
+        differentiated as a whole, recomputing each step (remat) or each chunk of several; otherwise step by
+        step, in memory that does not grow with the length of the clip.
       has_learned_prior: whether the prior has parameters of its own, which the KL trains.
       clips_at_once: how many clips are worked on at a time, for the caches of a CPU; None for all of them.
         A model that sets it must not mix clips in `observe` and `imagine`; `condition` always sees all.
       teacher_forced_chunk: None, or a method like `observe` that takes several teacher-forced steps at once:
         all inputs and outputs but constants and carry have a leading axis of steps, and previous[i + 1] is
-        target[i]. Accelerators use it to fold time into the batch.
+        target[i]. It folds time into the batch: on accelerators, and wherever `gradient_crosses_time`.
     """
 
     gradient_crosses_time: ClassVar[bool] = False

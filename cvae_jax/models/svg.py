@@ -9,7 +9,6 @@ kept in the carry in their place.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -118,10 +117,10 @@ class SVG(VideoModel):
             )
 
         def first_skips(frame: Array) -> Maps:
-            (_, maps), _ = self._encode(variables, frame, jnp.ones(batch), train=False)
-            return self._project(variables, maps, frame.shape[1:3])
+            (_, maps), _ = self._encode(variables, frame, jnp.ones((1, batch)), train=False)
+            return _only(self._project(variables, maps, frame.shape[2:4]))
 
-        skips = jax.eval_shape(first_skips, given[:, 0])
+        skips = jax.eval_shape(first_skips, given[None, :, 0])
         state = lambda: (jnp.zeros((batch, self.rnn_size)),) * 2  # noqa: E731
         carry: dict[str, PyTree] = {
             "code": jnp.zeros((batch, self.code_size)),
@@ -148,21 +147,29 @@ class SVG(VideoModel):
         self, variables: Variables, constants: dict, carry: dict, x: StepInputs, train: bool
     ) -> tuple[StepOutputs, dict, PyTree]:
         """Predict a frame with z from the posterior; the prior's state and the predictor's move on too."""
+        outputs, carry, stats = self.teacher_forced_chunk(variables, constants, carry, _one(x), train)
+        return _only(outputs), carry, stats
+
+    def teacher_forced_chunk(
+        self, variables: Variables, constants: dict, carry: dict, x: StepInputs, train: bool
+    ) -> tuple[StepOutputs, dict, PyTree]:
+        """Predict the frames of several steps, of which only the first may see a generated frame.
+
+        Their frames are encoded and drawn as one batch, in which each step has its own batch statistics; the
+        LSTM cells go from step to step.
+        """
         assert x.target is not None, "the posterior sees the target"
-        code, skips, stats = self._previous(variables, carry, x, train)
+        code, skips, stats = self._previous(variables, carry, _only(x), train)
         here = {**variables, "batch_stats": stats}
-        (target_code, maps), stats = self._encode(here, x.target, x.mask, train)
+        (codes, maps), stats = self._encode(here, x.target, x.mask, train)
         here = {**variables, "batch_stats": stats}
-        posterior, state = self._apply("posterior", variables, target_code, x, carry["posterior"])
-        prior, carry = self._prior(variables, carry, code, x)
+        posterior, state = self._apply("posterior", variables, codes, x, carry["posterior"])
+        before = jnp.concatenate([code[None], codes[:-1]])
+        prior, carry = self._prior(variables, carry, before, x)
         z = Gaussian(*posterior).sample(x.noise)
-        raw, predictor, stats = self._draw(here, carry, code, z, skips, x, train)
-        carry |= {
-            "code": target_code,
-            "skips": self._refreshed(variables, constants, skips, maps, x),
-            "posterior": state,
-            "predictor": predictor,
-        }
+        of_steps, skips = self._skips(variables, constants, skips, maps, x)
+        raw, predictor, stats = self._draw(here, carry, before, z, of_steps, x, train)
+        carry |= {"code": codes[-1], "skips": skips, "posterior": state, "predictor": predictor}
         return StepOutputs(raw, prior, Gaussian(*posterior)), carry, stats
 
     def imagine(
@@ -170,9 +177,10 @@ class SVG(VideoModel):
     ) -> tuple[StepOutputs, dict]:
         """Predict a frame with z from the prior; the posterior's state stays as it is."""
         code, skips, _ = self._previous(variables, carry, x, train=False)
+        x, code, of_step = _one((x, code, skips))
         prior, carry = self._prior(variables, carry, code, x)
-        raw, predictor, _ = self._draw(variables, carry, code, prior.sample(x.noise), skips, x, train=False)
-        return StepOutputs(raw, prior), carry | {"skips": skips, "predictor": predictor}
+        raw, predictor, _ = self._draw(variables, carry, code, prior.sample(x.noise), of_step, x, train=False)
+        return _only(StepOutputs(raw, prior)), carry | {"skips": skips, "predictor": predictor}
 
     def _previous(
         self, variables: Variables, carry: dict, x: StepInputs, train: bool
@@ -192,9 +200,9 @@ class SVG(VideoModel):
                 any_generated = lax.pmax(any_generated, self.axis_name)
 
         def encode() -> tuple[Array, Maps, PyTree]:
-            (code, maps), stats = self._encode(variables, x.previous, x.mask, train)
-            project = functools.partial(self._project, variables, maps, x.previous.shape[1:3])
-            skips = lax.cond(first, project, lambda: carry["skips"])
+            (codes, maps), stats = self._encode(variables, x.previous[None], x.mask[None], train)
+            project = lambda: _only(self._project(variables, maps, x.previous.shape[1:3]))  # noqa: E731
+            skips, code = lax.cond(first, project, lambda: carry["skips"]), codes[0]
             if generated.ndim:
                 code = jnp.where((generated | first)[:, None], code, carry["code"])
             return code, skips, stats
@@ -202,69 +210,69 @@ class SVG(VideoModel):
         kept = carry["code"], carry["skips"], variables["batch_stats"]
         return lax.cond(first | any_generated, encode, lambda: kept)
 
-    def _refreshed(
+    def _skips(
         self, variables: Variables, constants: dict, skips: Maps, maps: Maps, x: StepInputs
-    ) -> Maps:
-        """Return the skips of the next step; `maps` are the encoder's of frame x.t."""
+    ) -> tuple[Maps, Maps]:
+        """Return the skips of each step and those of the step after them; `maps` are the targets'."""
         last = constants["n_past"][0] - (2 if self.skip == "original" else 1)  # frame that is a skip
 
-        def refresh() -> Maps:
-            new = self._project(variables, maps, x.previous.shape[1:3])
-            if self.skip != "running_mean":
-                return new
-            share = 1 / (x.t + 1)
-            return jax.tree.map(lambda mean, one: mean + (one - mean) * share.astype(one.dtype), skips, new)
+        def after(skips: Maps, step: tuple[Array, Maps]) -> tuple[Maps, Maps]:
+            t, of_target = step
 
-        return lax.cond(x.t <= last, refresh, lambda: skips)
+            def refresh() -> Maps:
+                new = _only(self._project(variables, _one(of_target), x.previous.shape[2:4]))
+                if self.skip != "running_mean":
+                    return new
+                share = 1 / (t + 1)
+                mean = lambda old, one: old + (one - old) * share.astype(one.dtype)  # noqa: E731
+                return jax.tree.map(mean, skips, new)
+
+            return lax.cond(t <= last, refresh, lambda: skips), skips
+
+        skips, of_steps = lax.scan(after, skips, (x.t, maps))
+        return of_steps, skips
 
     def _encode(
-        self, variables: Variables, frame: Array, mask: Array, train: bool
+        self, variables: Variables, frames: Array, mask: Array, train: bool
     ) -> tuple[tuple[Array, Maps], PyTree]:
-        """Return ((code, maps), batch statistics) of frames."""
+        """Return ((codes, maps), batch statistics) of frames (s, b, h, w, c)."""
         if self.channels == 1:
-            frame = jnp.mean(frame, axis=-1, keepdims=True)
-        network = self._network(frame.shape[1:3])
-        (codes, maps), stats = _normalised(network, "encode", variables, train, frame[None], mask[None])
-        return (codes[0], jax.tree.map(lambda leaf: leaf[0], maps)), stats
+            frames = jnp.mean(frames, axis=-1, keepdims=True)
+        return _normalised(self._network(frames.shape[2:4]), "encode", variables, train, frames, mask)
 
     def _project(self, variables: Variables, maps: Maps, frame_size: tuple[int, ...]) -> Maps:
-        """Return what the decoder makes of the encoder's maps."""
-        maps = jax.tree.map(lambda leaf: leaf[None], maps)
-        projected = self._network(frame_size).apply(variables, maps, method="project")
-        return jax.tree.map(lambda leaf: leaf[0], projected)
+        """Return what the decoder makes of the encoder's maps (s, b, h, w, c)."""
+        return self._network(frame_size).apply(variables, maps, method="project")
 
-    def _prior(self, variables: Variables, carry: dict, code: Array, x: StepInputs) -> tuple[Gaussian, dict]:
+    def _prior(self, variables: Variables, carry: dict, codes: Array, x: StepInputs) -> tuple[Gaussian, dict]:
         """Return p(z) and the carry with the prior's next state."""
         if self.prior == "fixed":
             return standard_normal(x.noise), dict(carry)
-        prior, state = self._apply("prior", variables, code, x, carry["prior"])
+        prior, state = self._apply("prior", variables, codes, x, carry["prior"])
         return Gaussian(*prior), carry | {"prior": state}
 
     def _draw(
         self,
         variables: Variables,
         carry: dict,
-        code: Array,
+        codes: Array,
         z: Array,
         skips: Maps,
         x: StepInputs,
         train: bool,
     ) -> tuple[Array, PyTree, PyTree]:
-        """Return the frame, the predictor's states and the batch statistics."""
-        network = self._network(x.previous.shape[1:3])
+        """Return the frames (s, b, h, w, c), the predictor's states and the batch statistics."""
+        network = self._network(x.previous.shape[2:4])
         predicted, states = network.apply(
-            variables, code, z, x.conditioning, carry["predictor"], method="predict"
+            variables, codes, z, x.conditioning, carry["predictor"], method="predict"
         )
-        projected = jax.tree.map(lambda leaf: leaf[None], skips)
-        frames, stats = _normalised(
-            network, "decode", variables, train, predicted[None], projected, x.mask[None]
-        )
+        frames, stats = _normalised(network, "decode", variables, train, predicted, skips, x.mask)
         channels = x.previous.shape[-1]
-        return jnp.repeat(frames[0], channels // self.channels, axis=-1), states, stats
+        return jnp.repeat(frames, channels // self.channels, axis=-1), states, stats
 
-    def _apply(self, method: str, variables: Variables, code: Array, x: StepInputs, state: Any) -> Any:
-        network = self._network(x.previous.shape[1:3])
-        return network.apply(variables, code, x.conditioning, state, method=method)
+    def _apply(self, method: str, variables: Variables, codes: Array, x: StepInputs, state: Any) -> Any:
+        network = self._network(x.previous.shape[2:4])
+        return network.apply(variables, codes, x.conditioning, state, method=method)
 
     def _network(self, frame_size: tuple[int, ...]) -> Network:
         """Return the Flax module for frames of (height, width)."""
@@ -275,6 +283,16 @@ class SVG(VideoModel):
             smallest=smallest_map(frame_size),
             formulation=ops.resolve_formulation(self.formulation),
         )
+
+
+def _one(tree: PyTree) -> PyTree:
+    """Return arrays with a leading axis of one step."""
+    return jax.tree.map(lambda leaf: leaf[None], tree)
+
+
+def _only(tree: PyTree) -> PyTree:
+    """Return the first step of arrays with a leading axis of steps."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
 def _normalised(

@@ -23,7 +23,7 @@ DEVIATION = 0.02  # of initial weights
 SLOPE = 0.2  # of the leaky ReLUs
 
 State = tuple[Float[Array, "b r"], Float[Array, "b r"]]
-"""What an LSTM cell remembers: (hidden, cell)."""
+"""What LSTM cells remember: (hidden, cell)."""
 
 KINDS: dict[str, Callable[[Array, Array, str], Array]] = {
     "downsample4x4": strided.downsample4x4,
@@ -90,20 +90,23 @@ class Linear(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
+    def __call__(self, x: Float[Array, "s b i"]) -> Float[Array, "s b o"]:
         kernel = parameter(self, "kernel", nn.initializers.normal(DEVIATION), (x.shape[-1], self.features))
         bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
-        return _product(x, kernel) + bias[None]
+        return _product(x, kernel) + bias[None, None]
 
 
-class LSTMCell(nn.Module):
-    """An LSTM cell with two biases and the gates input, forget, cell, output (PyTorch's), in float32."""
+class LSTM(nn.Module):
+    """A layer of LSTM cells with two biases and the gates input, forget, cell, output
+    (as in PyTorch), in float32.
+
+    It goes through the s steps of its input.
+    """
 
     width: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b i"], state: State) -> State:
-        hidden, cell = state
+    def __call__(self, x: Float[Array, "s b i"], state: State) -> tuple[Float[Array, "s b r"], State]:
         shapes = {
             "input_kernel": (x.shape[-1], 4 * self.width),
             "hidden_kernel": (self.width, 4 * self.width),
@@ -111,11 +114,8 @@ class LSTMCell(nn.Module):
             "hidden_bias": (4 * self.width,),
         }
         p = {name: parameter(self, name, _uniform(self.width), shape) for name, shape in shapes.items()}
-        gates = _product(x, p["input_kernel"]) + _product(hidden, p["hidden_kernel"])
-        gates = gates + (p["input_bias"] + p["hidden_bias"])[None]
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
-        cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
-        return nn.sigmoid(o) * jnp.tanh(cell), cell
+        gates = _product(x, p["input_kernel"]) + (p["input_bias"] + p["hidden_bias"])[None, None]
+        return _through_time(gates, p["hidden_kernel"], state)
 
 
 class Predictor(nn.Module):
@@ -126,17 +126,17 @@ class Predictor(nn.Module):
 
     def setup(self) -> None:
         self.embed = Linear(self.width)
-        self.cells = [LSTMCell(self.width) for _ in range(2)]
+        self.cells = [LSTM(self.width) for _ in range(2)]
         self.output = Linear(self.features)
 
     def __call__(
-        self, x: Float[Array, "b i"], states: tuple[State, State]
-    ) -> tuple[Float[Array, "b o"], tuple[State, State]]:
+        self, x: Float[Array, "s b i"], states: tuple[State, State]
+    ) -> tuple[Float[Array, "s b o"], tuple[State, State]]:
         x = self.embed(x)
         after = []
         for cell, state in zip(self.cells, states, strict=True):
-            after.append(cell(x, state))
-            x = after[-1][0]
+            x, state = cell(x, state)
+            after.append(state)
         return jnp.tanh(self.output(x)), (after[0], after[1])
 
 
@@ -148,15 +148,15 @@ class GaussianLSTM(nn.Module):
 
     def setup(self) -> None:
         self.embed = Linear(self.width)
-        self.cell = LSTMCell(self.width)
+        self.cell = LSTM(self.width)
         self.mean = Linear(self.latents)
         self.logvar = Linear(self.latents)
 
     def __call__(
-        self, x: Float[Array, "b i"], state: State
-    ) -> tuple[tuple[Float[Array, "b z"], Float[Array, "b z"]], State]:
-        state = self.cell(self.embed(x), state)
-        return (self.mean(state[0]), self.logvar(state[0])), state
+        self, x: Float[Array, "s b i"], state: State
+    ) -> tuple[tuple[Float[Array, "s b z"], Float[Array, "s b z"]], State]:
+        hidden, state = self.cell(self.embed(x), state)
+        return (self.mean(hidden), self.logvar(hidden)), state
 
 
 def initial_values(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -179,5 +179,48 @@ def _uniform(width: int) -> Callable[..., Array]:
     return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
+@jax.custom_vjp
+def _through_time(gates: Array, kernel: Array, state: State) -> tuple[Array, State]:
+    """Return what LSTM cells give at each step, (s, b, r), and their state after the last.
+
+    gates: (s, b, 4 r), what the inputs and biases add to the gates. kernel: (r, 4 r), of the step before. The
+    gradient of the kernel is one product over all steps: summed step by step it takes half the time of SVG.
+    """
+    return _through_time_forward(gates, kernel, state)[0]
+
+
+def _through_time_forward(gates, kernel, state):
+    def step(state, gates):
+        gates = gates + _product(state[0], kernel)
+        after = _cell(gates, state[1])
+        return after, (after[0], gates, state)
+
+    after, (hidden, gates, before) = lax.scan(step, state, gates)
+    return (hidden, after), (gates, kernel, before)
+
+
+def _through_time_backward(residuals, cotangents):
+    gates, kernel, (hidden, cell) = residuals
+    of_hidden, of_state = cotangents
+
+    def step(of_state, inputs):
+        gates, cell, of_hidden = inputs
+        of_gates, of_cell = jax.vjp(_cell, gates, cell)[1]((of_state[0] + of_hidden, of_state[1]))
+        return (_product(of_gates, kernel.T), of_cell), of_gates
+
+    of_state, of_gates = lax.scan(step, of_state, (gates, cell, of_hidden), reverse=True)
+    rows = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+    return of_gates, _product(rows(hidden).T, rows(of_gates)), of_state
+
+
+_through_time.defvjp(_through_time_forward, _through_time_backward)
+
+
+def _cell(gates: Array, cell: Array) -> State:
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
+    return nn.sigmoid(o) * jnp.tanh(cell), cell
+
+
 def _product(x: Array, kernel: Array) -> Array:
-    return lax.dot_general(x, kernel, (((1,), (0,)), ((), ())), precision=ops.full_precision(x))
+    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=ops.full_precision(x))

@@ -195,23 +195,23 @@ class Network(nn.Module):
         """Return what the encoder's maps add to the decoder's layers."""
         return self.decoder.project(maps)
 
-    def posterior(self, code: Float[Array, "b f"], label: Float[Array, "b l"], state: State) -> Any:
-        """Return ((mean, logvar), state) of q(z | frames up to the target)."""
-        return self.posterior_network(jnp.concatenate([code, label], axis=-1), state)
+    def posterior(self, codes: Float[Array, "s b f"], labels: Float[Array, "s b l"], state: State) -> Any:
+        """Return ((mean, logvar), state) of q(z | frames up to the target), for s targets in order."""
+        return self.posterior_network(jnp.concatenate([codes, labels], axis=-1), state)
 
-    def prior(self, code: Float[Array, "b f"], label: Float[Array, "b l"], state: State) -> Any:
-        """Return ((mean, logvar), state) of p(z | frames before the target)."""
-        return self.prior_network(jnp.concatenate([code, label], axis=-1), state)
+    def prior(self, codes: Float[Array, "s b f"], labels: Float[Array, "s b l"], state: State) -> Any:
+        """Return ((mean, logvar), state) of p(z | frames before the target), for s targets in order."""
+        return self.prior_network(jnp.concatenate([codes, labels], axis=-1), state)
 
     def predict(
         self,
-        code: Float[Array, "b f"],
-        z: Float[Array, "b z"],
-        label: Float[Array, "b l"],
+        codes: Float[Array, "s b f"],
+        z: Float[Array, "s b z"],
+        labels: Float[Array, "s b l"],
         states: tuple[State, State],
-    ) -> tuple[Float[Array, "b f"], tuple[State, State]]:
-        """Return the code of the frame to draw, and the predictor's states."""
-        return self.frame_predictor(jnp.concatenate([code, z, label], axis=-1), states)
+    ) -> tuple[Float[Array, "s b f"], tuple[State, State]]:
+        """Return the codes of the frames to draw, and the predictor's states."""
+        return self.frame_predictor(jnp.concatenate([codes, z, labels], axis=-1), states)
 
     def decode(
         self, code: Float[Array, "g b f"], projected: Maps, mask: Float[Array, "g b"], train: bool
@@ -220,14 +220,15 @@ class Network(nn.Module):
         return self.decoder(code, projected, mask, train)
 
     def __call__(self, frame: Float[Array, "b h w c"], label: Float[Array, "b ..."]) -> Array:
-        """Run every network once (used to create the variables)."""
+        """Run every network for one step (used to create the variables)."""
         ones = jnp.ones((1, len(frame)))
+        labels = label[None]
         if label.ndim == 4:
-            label = self.encode_label(label[None], ones, train=True)[0]
+            labels = self.encode_label(labels, ones, train=True)
         codes, maps = self.encode(frame[None], ones, train=True)
         state = (jnp.zeros((len(frame), self.rnn_size)),) * 2
-        (z, _), _ = self.posterior(codes[0], label, state)
+        (z, _), _ = self.posterior(codes, labels, state)
         if self.learned_prior:
-            self.prior(codes[0], label, state)
-        code, _ = self.predict(codes[0], z, label, (state, state))
-        return self.decode(code[None], self.project(maps), ones, train=True)
+            self.prior(codes, labels, state)
+        predicted, _ = self.predict(codes, z, labels, (state, state))
+        return self.decode(predicted, self.project(maps), ones, train=True)

@@ -42,7 +42,8 @@ class RolloutOptions:
     Attributes:
       cut_feedback: stop gradients at the fed-back frame (the report); False differentiates through time.
       fold_time: run up to `time_chunk` steps of a teacher-forced clip as one batch, where the model can.
-      time_chunk: how many steps at most are folded at once.
+      time_chunk: how many steps at most are folded at once. Where a clip is differentiated as a whole and
+        has several chunks, each is computed again in the backward pass.
     """
 
     cut_feedback: bool = True

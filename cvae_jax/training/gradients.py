@@ -1,15 +1,17 @@
-"""The gradient of the objective over a batch of clips, in three forms that give the same numbers.
+"""The gradient of the objective over a batch of clips, in forms that give the same numbers.
 
 Where no gradient crosses time, the clip's gradient is the sum of its steps'. It is taken inside the scan over
 time and the sum is carried: memory does not grow with the length of the clip. (No gradient flows into the
-first carry then.) A clip that is teacher-forced throughout is parallel over time, and accelerators fold time
-into the batch, chunk by chunk. Models whose gradient crosses time, uncut feedback, and a loss that is no sum
-over steps (the calibrated one) are differentiated through the scan, recomputing each step (remat).
+first carry then.) Models whose gradient crosses time, uncut feedback, and a loss that is no sum over steps
+(the calibrated one) are differentiated through the scan, recomputing each step (remat). Both ways have a form
+for clips that are teacher-forced throughout. Only the model's carry ties their steps together, so time is
+folded into the batch, chunk by chunk.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -36,9 +38,12 @@ from cvae_jax.rollout.scan import (
 Gradients = tuple[PyTree, dict[str, Array], PyTree]
 """(gradients, metrics, batch statistics)."""
 
+Scores = tuple[Array, Array]
+"""(recon, kl) of each step and clip."""
+
 
 class _Problem(NamedTuple):
-    """What is differentiated: the same for all three forms."""
+    """What is differentiated: the same for all forms."""
 
     model: VideoModel
     objective: Objective
@@ -98,16 +103,30 @@ def clip_gradients(
     problem = _Problem(
         model, objective, options, variables, clips, clips.frames, noise, forced, n_past, reduce
     )
+    step_by_step, folded = _within_steps, _folded
     if model.gradient_crosses_time or not options.cut_feedback or objective.is_calibrated:
-        return _through_time(problem)
+        step_by_step = functools.partial(_through_time, scores_of=_scanned_scores)
+        folded = functools.partial(_through_time, scores_of=_folded_scores)
     # Decisions per clip differ between devices, which must all run the same collective operations.
     if not options.fold_time or model.teacher_forced_chunk is None or forced.ndim == 2:
-        return _within_steps(problem)
-    return lax.cond(jnp.all(forced), lambda: _folded(problem), lambda: _within_steps(problem))
+        return step_by_step(problem)
+    return lax.cond(jnp.all(forced), lambda: folded(problem), lambda: step_by_step(problem))
 
 
-def _through_time(problem: _Problem) -> Gradients:
-    """Differentiate through the scan; the backward pass recomputes each step."""
+def _through_time(problem: _Problem, scores_of: Callable) -> Gradients:
+    """Differentiate the loss of whole clips; `scores_of` runs through them."""
+
+    def loss_of(params):
+        scores, batch_stats = scores_of(problem, params)
+        loss, metrics = problem.reduce(*scores, problem.clips.mask)
+        return loss, (metrics, batch_stats)
+
+    gradients, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(problem.variables["params"])
+    return gradients, metrics, batch_stats
+
+
+def _scanned_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
+    """Return the scores of all steps, and the batch statistics; the backward pass recomputes each step."""
     model = problem.model
 
     @jax.checkpoint
@@ -115,19 +134,35 @@ def _through_time(problem: _Problem) -> Gradients:
         here = problem.with_params(params, batch_stats)
         return observe_step(model, here, constants, carry, x, train=True)
 
-    def loss_of(params):
-        constants, carry = problem.begin(params)
+    constants, carry = problem.begin(params)
 
-        def advance(x, carry, batch_stats, total):
-            outputs, carry, batch_stats = observe(params, batch_stats, constants, carry, x)
-            return outputs, carry, batch_stats, total, problem.objective.score(outputs, x.target, train=True)
+    def advance(x, carry, batch_stats, total):
+        outputs, carry, batch_stats = observe(params, batch_stats, constants, carry, x)
+        return outputs, carry, batch_stats, total, problem.objective.score(outputs, x.target, train=True)
 
-        _, batch_stats, _, scores = _scan(problem, advance, carry)
-        loss, metrics = problem.reduce(*scores, problem.clips.mask)
-        return loss, (metrics, batch_stats)
+    _, batch_stats, _, scores = _scan(problem, advance, carry)
+    return scores, batch_stats
 
-    gradients, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(problem.variables["params"])
-    return gradients, metrics, batch_stats
+
+def _folded_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
+    """Return the same, chunk after chunk; where there are several the backward pass recomputes each."""
+    chunks = _Chunks.of(problem)
+    constants, carry = problem.begin(params)
+
+    def advance(loop, chunk):
+        carry, batch_stats = loop
+        after, batch_stats, scores = chunks.observe(
+            params, batch_stats, constants, carry, chunks.inputs(chunk)
+        )
+        return (after, batch_stats), scores
+
+    if chunks.count > 1:
+        advance = jax.checkpoint(advance)
+    (_, batch_stats), scores = lax.scan(
+        advance, (carry, problem.variables["batch_stats"]), jnp.arange(chunks.count)
+    )
+    whole = lambda score: score.reshape(-1, score.shape[-1])[: chunks.steps]  # noqa: E731
+    return jax.tree.map(whole, scores), batch_stats
 
 
 def _within_steps(problem: _Problem) -> Gradients:
@@ -188,41 +223,69 @@ def _scan(problem: _Problem, advance: Callable, carry: PyTree, total: PyTree = N
     )
 
 
-def _folded(problem: _Problem) -> Gradients:
-    """Take the gradients of a teacher-forced clip with time folded into the batch, chunk after chunk.
+class _Chunks(NamedTuple):
+    """Teacher-forced clips in chunks of steps.
 
     All chunks have one length: the last one is filled up with steps whose mask is 0.
     """
-    model, params, clips = problem.model, problem.variables["params"], problem.clips
-    steps = clips.labels.shape[1] - 1
-    chunks = -(-steps // problem.options.time_chunk)
-    size = -(-steps // chunks)
-    frames, labels = (_extend(video, chunks * size + 1) for video in (problem.frames, clips.labels))
+
+    problem: _Problem
+    steps: int
+    count: int
+    size: int
+    frames: Array
+    labels: Array
+
+    @classmethod
+    def of(cls, problem: _Problem) -> _Chunks:
+        """Return chunks of at most `time_chunk` steps."""
+        steps = problem.clips.labels.shape[1] - 1
+        count = -(-steps // problem.options.time_chunk)
+        size = -(-steps // count)
+        videos = (_extend(video, count * size + 1) for video in (problem.frames, problem.clips.labels))
+        return cls(problem, steps, count, size, *videos)
+
+    def inputs(self, chunk: Array) -> StepInputs:
+        """Return the inputs of a chunk's steps, but for the conditioning."""
+        problem, first = self.problem, chunk * self.size
+        t = 1 + first + jnp.arange(self.size)
+        window = frames_from(self.frames, first, self.size + 1)
+        return StepInputs(
+            t=t,
+            previous=window[:-1],
+            previous_is_true=jnp.ones(self.size, bool),
+            previous_is_given=t <= problem.n_past,
+            label=frames_from(self.labels, 1 + first, self.size),
+            conditioning=None,
+            noise=jax.vmap(problem.noise)(t),
+            mask=(t <= self.steps)[:, None] * problem.clips.mask[None],
+            target=window[1:],
+        )
+
+    def observe(
+        self, params: PyTree, batch_stats: PyTree, constants: PyTree, carry: PyTree, x: StepInputs
+    ) -> tuple[PyTree, PyTree, Scores]:
+        """Return the carry, the batch statistics and the scores of a chunk's steps."""
+        model, objective = self.problem.model, self.problem.objective
+        here = self.problem.with_params(params, batch_stats)
+        conditioning, stats = model.condition(here, x.label, x.mask, train=True)
+        here = self.problem.with_params(params, stats)
+        x = dataclasses.replace(x, conditioning=conditioning)
+        outputs, carry, stats = model.teacher_forced_chunk(here, constants, carry, x, train=True)
+        return carry, stats, objective.score(outputs, x.target, train=True)
+
+
+def _folded(problem: _Problem) -> Gradients:
+    """Take the gradients of a teacher-forced clip with time folded into the batch, chunk after chunk."""
+    params, chunks = problem.variables["params"], _Chunks.of(problem)
     constants, pull_back_constants, carry = jax.vjp(problem.begin, params, has_aux=True)
 
     def body(loop, chunk):
         carry, batch_stats, gradients, of_constants = loop
-        t = 1 + chunk * size + jnp.arange(size)
-        window = frames_from(frames, chunk * size, size + 1)
-        x = StepInputs(
-            t=t,
-            previous=window[:-1],
-            previous_is_true=jnp.ones(size, bool),
-            previous_is_given=t <= problem.n_past,
-            label=frames_from(labels, 1 + chunk * size, size),
-            conditioning=None,
-            noise=jax.vmap(problem.noise)(t),
-            mask=(t <= steps)[:, None] * clips.mask[None],
-            target=window[1:],
-        )
+        x = chunks.inputs(chunk)
 
         def loss_of(params, constants):
-            here = problem.with_params(params, batch_stats)
-            conditioning, stats = model.condition(here, x.label, x.mask, train=True)
-            here = problem.with_params(params, stats)
-            inputs = dataclasses.replace(x, conditioning=conditioning)
-            outputs, after, stats = model.teacher_forced_chunk(here, constants, carry, inputs, train=True)
-            scores = problem.objective.score(outputs, x.target, train=True)
+            after, stats, scores = chunks.observe(params, batch_stats, constants, carry, x)
             loss, metrics = problem.reduce(*scores, x.mask)
             return loss, (metrics, after, stats)
 
@@ -233,7 +296,7 @@ def _folded(problem: _Problem) -> Gradients:
 
     zeros = jax.tree.map(jnp.zeros_like, (params, constants))
     (_, batch_stats, gradients, of_constants), metrics = lax.scan(
-        body, (carry, problem.variables["batch_stats"], *zeros), jnp.arange(chunks)
+        body, (carry, problem.variables["batch_stats"], *zeros), jnp.arange(chunks.count)
     )
     gradients = _add(gradients, pull_back_constants(of_constants)[0])
     return gradients, jax.tree.map(jnp.sum, metrics), batch_stats

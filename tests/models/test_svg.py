@@ -91,7 +91,7 @@ BY_CLIP = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 0, 1], [1, 0, 0, 1]], boo
 def test_gradients_with_scheduled_sampling_are_those_of_a_plain_loop(forced, cut):
     """Whichever schedule decides: no scan, no rematerialisation, every previous frame encoded anew."""
     variables, clips, noise = variables_of(MODEL), clips_of(video()), noise_of(MODEL)
-    encode = jax.jit(lambda v, x: MODEL._encode(v, x, clips.mask, train=True)[0])
+    encode = jax.jit(lambda v, x: MODEL._encode(v, x[None], clips.mask[None], train=True)[0][0][0])
     observe = jax.jit(lambda v, s, c, k, x: MODEL.observe({**v, "batch_stats": s}, c, k, x, train=True))
 
     def loss(params):
@@ -102,7 +102,7 @@ def test_gradients_with_scheduled_sampling_are_those_of_a_plain_loop(forced, cut
             true = jnp.broadcast_to(jnp.asarray(forced[t - 1]), (B,))
             shown = jnp.where(true[:, None, None, None], clips.frames[:, t - 1], generated)
             if t > 1:  # as if it had not been encoded as a target
-                codes = encode(here, shown)[0], encode(here, clips.frames[:, t - 1])[0]
+                codes = encode(here, shown), encode(here, clips.frames[:, t - 1])
                 carry = carry | {"code": jnp.where(true[:, None], codes[1], codes[0])}
             x = step_inputs(clips.frames, t, previous=shown, noise=noise(jnp.int32(t)))
             outputs, carry, stats = observe(here, stats, constants, carry, x)

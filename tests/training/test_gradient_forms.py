@@ -125,6 +125,7 @@ def expected(model, variables, clips, forced, objective=OBJECTIVE):
 
 TRUE, MIXED = np.ones(STEPS, bool), np.array([True, False, True, False, False])
 BY_CLIP = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 0, 1]], bool)
+WHOLE = RolloutOptions(fold_time=True, time_chunk=STEPS)
 FOLD = RolloutOptions(fold_time=True, time_chunk=2)  # 5 steps: three chunks of 2, the last one filled up
 
 
@@ -141,6 +142,9 @@ FOLD = RolloutOptions(fold_time=True, time_chunk=2)  # 5 steps: three chunks of 
         pytest.param(Folding(), FOLD, MIXED, OBJECTIVE, id="folded-but-not-forced"),
         pytest.param(Toy(crosses=True), RolloutOptions(), MIXED, OBJECTIVE, id="through-time"),
         pytest.param(Toy(crosses=True), FOLD, TRUE, OBJECTIVE, id="through-time-forced"),
+        pytest.param(Folding(crosses=True), FOLD, TRUE, OBJECTIVE, id="through-time-folded"),
+        pytest.param(Folding(crosses=True), WHOLE, TRUE, OBJECTIVE, id="through-time-whole"),
+        pytest.param(Folding(crosses=True), WHOLE, MIXED, OBJECTIVE, id="through-time-not-forced"),
         pytest.param(Toy(), RolloutOptions(), MIXED, CALIBRATED, id="calibrated"),
         pytest.param(Toy(clips_at_once=2), RolloutOptions(), BY_CLIP, CALIBRATED, id="calibrated-by-clip"),
         pytest.param(Folding(), FOLD, TRUE, CALIBRATED, id="calibrated-folding"),
