@@ -64,8 +64,8 @@ def metrics_among(names: Iterable[str]) -> list[Metric]:
 
 
 def metrics_of(rows: Iterable[dict]) -> list[Metric]:
-    """Return the metrics that any of the rows of results.json holds, in the order of tables."""
-    return metrics_named(name for row in rows for name in row)
+    """Return the metrics that any of the rows of results.json has a value of, in the order of tables."""
+    return metrics_named(name for row in rows for name, value in row.items() if value is not None)
 
 
 def metrics_named(names: Iterable[str]) -> list[Metric]:

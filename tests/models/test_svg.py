@@ -148,6 +148,25 @@ def test_each_frame_enters_the_running_statistics_once():
     np.testing.assert_allclose(encoder["var"], var, rtol=1e-4)
 
 
+@pytest.mark.parametrize("skip", ["last_given", "running_mean"])
+def test_folded_time_gives_the_numbers_of_single_steps(skip):
+    """With label images, a clip of padding, whole clips, and chunks of which the last is filled up."""
+    model, frames = dataclasses.replace(MODEL, skip=skip), video()
+    variables, labels = variables_of(model, label_size=None), video(seed=1)
+    clips = dataclasses.replace(clips_of(frames, labels), mask=jnp.asarray([1.0, 1.0, 1.0, 0.0]))
+    forced = jnp.ones(STEPS, bool)
+    expected = gradients_of(model, variables, clips, forced)
+    for size in (3, STEPS):
+        options = RolloutOptions(fold_time=True, time_chunk=size)
+        found = gradients_of(model, variables, clips, forced, options=options)
+        scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
+        jax.tree.map(
+            lambda a, b, scale=scale: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale),
+            found,
+            expected,
+        )
+
+
 # --- skips, labels, channels -------------------------------------------------------------------------------
 
 
@@ -166,8 +185,8 @@ def test_which_frames_are_skips(skip, sources):
 
     @jax.jit
     def maps_of(frame):
-        (code, maps), _ = model._encode(variables, frame, jnp.ones(B), train=False)
-        return code, model._project(variables, maps, SIZE)
+        (codes, maps), _ = model._encode(variables, frame[None], jnp.ones((1, B)), train=False)
+        return codes[0], jax.tree.map(lambda leaf: leaf[0], model._project(variables, maps, SIZE))
 
     maps = [maps_of(frames[:, t])[1] for t in range(n_past)]
     constants, carry = model.begin(variables, frames[:, :n_past], jnp.zeros((B, n_past, 0)), train=False)

@@ -10,7 +10,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from helpers import tiny_config
 
-from configs import ablation, ablation_real_clips, recommended, study_reduced
+from configs import (
+    ablation,
+    ablation_real_clips,
+    recommended,
+    study_mmnist,
+    study_priors,
+    study_reduced,
+)
 from configs import study as full
 from cvae_jax import train as training
 from cvae_jax.runtime.errors import NonFiniteError, UserError
@@ -259,7 +266,9 @@ def test_intervals_over_seeds_are_students():
 
 
 @pytest.mark.parametrize(
-    "config", [full, study_reduced, ablation, ablation_real_clips], ids=lambda m: m.__name__
+    "config",
+    [full, study_reduced, study_priors, study_mmnist, ablation, ablation_real_clips],
+    ids=lambda m: m.__name__,
 )
 def test_every_study_plans(config, tmp_path):
     study = config.get_config()
