@@ -27,8 +27,9 @@ def published(
     config.loss.update(clamp=False, divide_recon_by_batch=False, kl="sum", logvar_clip=0.0)
     config.beta.update(kind="none", scale=beta)
     config.teacher_forcing.update(kind="constant", initial=1.0)
-    if backbone == "dcgan":  # whose maps of a whole clip fit into memory
-        config.rollout.time_chunk = n_past + n_future - 1
+    # dcgan: the whole clip at once; nothing is computed twice. The maps of vgg are many times as large:
+    # step by step, each computed again in the backward pass.
+    config.rollout.time_chunk = n_past + n_future - 1 if backbone == "dcgan" else 1
     config.learning_rate.update(peak=rate, end=rate)
     config.optimizer.clip_norm = 0.0
     config.eval.every = 5

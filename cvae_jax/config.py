@@ -31,7 +31,7 @@ from cvae_jax.training.state import Optimizer
 
 FILE = "config.json"
 # Fields that do not change what is trained: a resumed run may differ in them.
-FREE_ON_RESUME = ("name", "data.cache", "data.dir", "wandb")
+FREE_ON_RESUME = ("name", "data.cache", "data.dir", "wandb", "rollout.fold_time", "rollout.time_chunk")
 FREE_SECTIONS_ON_RESUME = ("eval.", "checkpoint.", "log.")
 
 

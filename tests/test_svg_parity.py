@@ -25,8 +25,8 @@ OBJECTIVE = Objective(clamp=False, divide_recon_by_batch=False, logvar_clip=0.0)
 SKIPS = {"train": "last_given", "train_original": "original"}
 STEPS, CHUNKS, WHOLE = (RolloutOptions(fold_time=size > 1, time_chunk=size) for size in (1, 3, 100))
 TRAINING = [
-    pytest.param("train", "plain", WHOLE, id="plain"),
-    pytest.param("train", "cpu", STEPS, id="cpu-steps"),
+    pytest.param("train", "plain", STEPS, id="plain-steps"),
+    pytest.param("train", "cpu", WHOLE, id="cpu-whole"),
     pytest.param("train_original", "cpu", CHUNKS, id="original-cpu-chunks"),
 ]
 

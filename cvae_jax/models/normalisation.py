@@ -24,7 +24,8 @@ def normalise(
     """Return x normalised per step, the means and biased variances of the steps, and their numbers of values.
 
     Statistics are over the (b, h, w) of a step where `mask` is 1, in float32, summed over the devices of
-    `axis_name`. No gradient flows through the returned statistics, nor into the mask.
+    `axis_name`. A step whose mask is 0 throughout becomes `bias`. No gradient flows through the returned
+    statistics, nor into the mask.
     """
     return _forward(x, scale, bias, mask, epsilon, axis_name)[0]
 
@@ -36,16 +37,17 @@ def _forward(x, scale, bias, mask, epsilon, axis_name):
     mean = _total(jnp.sum(wide * weight, axis=SPACE), axis_name) / n
     centred = wide - _spread(mean)
     var = _total(jnp.sum(centred**2 * weight, axis=SPACE), axis_name) / n
-    factor = scale[None] * lax.rsqrt(var + epsilon)
+    factor = scale[None] * _inverse(var, count, epsilon)
     y = (centred * _spread(factor) + bias[(None,) * 4]).astype(x.dtype)
-    return (y, mean, var, count), (x, scale, mask, mean, var, n)
+    return (y, mean, var, count), (x, scale, mask, mean, var, count)
 
 
 def _backward(epsilon, axis_name, residuals, cotangents):
-    x, scale, mask, mean, var, n = residuals
+    x, scale, mask, mean, var, count = residuals
+    n = jnp.maximum(count, 1)[:, None]
     dy, weight = cotangents[0].astype(jnp.float32), mask[:, :, None, None, None]
     centred = x.astype(jnp.float32) - _spread(mean)
-    inverse = lax.rsqrt(var + epsilon)
+    inverse = _inverse(var, count, epsilon)
     of_bias, of_scale = jnp.sum(dy, axis=SPACE), jnp.sum(dy * centred, axis=SPACE)
     if x.shape[2] * x.shape[3] == 1:
         rest = _rest_of_vectors(dy, centred, weight, n, epsilon, axis_name)
@@ -75,6 +77,14 @@ def _rest_of_vectors(dy, centred, weight, n, epsilon, axis_name):
         more = mean(dy * centred) / jnp.maximum(var, jnp.finfo(jnp.float32).tiny)
         dy, along = dy - weight * centred * more, along + more
     return dy + weight * centred * along * (epsilon / (var + epsilon))
+
+
+def _inverse(var: Float[Array, "g c"], count: Float[Array, " g"], epsilon: float) -> Float[Array, "g c"]:
+    """Return 1 / standard deviation, and 0 for a step of padding alone.
+
+    Its variance is 0 too, and with it each layer of a deep network would make its values 300 times larger.
+    """
+    return jnp.where(count[:, None] > 0, lax.rsqrt(var + epsilon), 0.0)
 
 
 def _spread(statistic: Float[Array, "g c"]) -> Float[Array, "g 1 1 1 c"]:

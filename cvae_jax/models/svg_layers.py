@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -97,10 +98,9 @@ class Linear(nn.Module):
 
 
 class LSTM(nn.Module):
-    """A layer of LSTM cells with two biases and the gates input, forget, cell, output
-    (as in PyTorch), in float32.
+    """A layer of LSTM cells that goes through the s steps of its input, in float32.
 
-    It goes through the s steps of its input.
+    Each has two biases, and the gates input, forget, cell and output, in PyTorch's order.
     """
 
     width: int
@@ -115,7 +115,7 @@ class LSTM(nn.Module):
         }
         p = {name: parameter(self, name, _uniform(self.width), shape) for name, shape in shapes.items()}
         gates = _product(x, p["input_kernel"]) + (p["input_bias"] + p["hidden_bias"])[None, None]
-        return _through_time(gates, p["hidden_kernel"], state)
+        return _lstm(gates, p["hidden_kernel"], state)
 
 
 class Predictor(nn.Module):
@@ -179,27 +179,33 @@ def _uniform(width: int) -> Callable[..., Array]:
     return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
+def scan_steps(step: Callable, init: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
+    """Scan over steps; a single one is not made a loop."""
+    return lax.scan(step, init, xs, reverse=reverse, unroll=len(jax.tree.leaves(xs)[0]) == 1)
+
+
 @jax.custom_vjp
-def _through_time(gates: Array, kernel: Array, state: State) -> tuple[Array, State]:
+def _lstm(gates: Array, kernel: Array, state: State) -> tuple[Array, State]:
     """Return what LSTM cells give at each step, (s, b, r), and their state after the last.
 
     gates: (s, b, 4 r), what the inputs and biases add to the gates. kernel: (r, 4 r), of the step before. The
-    gradient of the kernel is one product over all steps: summed step by step it takes half the time of SVG.
+    gradient of the kernel is one product over all steps; adding up one for each step would take half of the
+    time of a training step.
     """
-    return _through_time_forward(gates, kernel, state)[0]
+    return _lstm_forward(gates, kernel, state)[0]
 
 
-def _through_time_forward(gates, kernel, state):
+def _lstm_forward(gates, kernel, state):
     def step(state, gates):
         gates = gates + _product(state[0], kernel)
         after = _cell(gates, state[1])
         return after, (after[0], gates, state)
 
-    after, (hidden, gates, before) = lax.scan(step, state, gates)
+    after, (hidden, gates, before) = scan_steps(step, state, gates)
     return (hidden, after), (gates, kernel, before)
 
 
-def _through_time_backward(residuals, cotangents):
+def _lstm_backward(residuals, cotangents):
     gates, kernel, (hidden, cell) = residuals
     of_hidden, of_state = cotangents
 
@@ -208,12 +214,12 @@ def _through_time_backward(residuals, cotangents):
         of_gates, of_cell = jax.vjp(_cell, gates, cell)[1]((of_state[0] + of_hidden, of_state[1]))
         return (_product(of_gates, kernel.T), of_cell), of_gates
 
-    of_state, of_gates = lax.scan(step, of_state, (gates, cell, of_hidden), reverse=True)
+    of_state, of_gates = scan_steps(step, of_state, (gates, cell, of_hidden), reverse=True)
     rows = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     return of_gates, _product(rows(hidden).T, rows(of_gates)), of_state
 
 
-_through_time.defvjp(_through_time_forward, _through_time_backward)
+_lstm.defvjp(_lstm_forward, _lstm_backward)
 
 
 def _cell(gates: Array, cell: Array) -> State:

@@ -5,7 +5,7 @@ time and the sum is carried: memory does not grow with the length of the clip. (
 first carry then.) Models whose gradient crosses time, uncut feedback, and a loss that is no sum over steps
 (the calibrated one) are differentiated through the scan, recomputing each step (remat). Both ways have a form
 for clips that are teacher-forced throughout. Only the model's carry ties their steps together, so time is
-folded into the batch, chunk by chunk.
+folded into the batch, chunk by chunk, and remat is by chunks, of which a single one is not computed again.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _scanned_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
 
 
 def _folded_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
-    """Return the same, chunk after chunk; where there are several the backward pass recomputes each."""
+    """Return what `_scanned_scores` does, chunk after chunk; of several the backward pass recomputes each."""
     chunks = _Chunks.of(problem)
     constants, carry = problem.begin(params)
 
@@ -156,10 +156,10 @@ def _folded_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
         )
         return (after, batch_stats), scores
 
-    if chunks.count > 1:
+    if chunks.number > 1:
         advance = jax.checkpoint(advance)
     (_, batch_stats), scores = lax.scan(
-        advance, (carry, problem.variables["batch_stats"]), jnp.arange(chunks.count)
+        advance, (carry, problem.variables["batch_stats"]), jnp.arange(chunks.number)
     )
     whole = lambda score: score.reshape(-1, score.shape[-1])[: chunks.steps]  # noqa: E731
     return jax.tree.map(whole, scores), batch_stats
@@ -231,7 +231,7 @@ class _Chunks(NamedTuple):
 
     problem: _Problem
     steps: int
-    count: int
+    number: int
     size: int
     frames: Array
     labels: Array
@@ -240,10 +240,10 @@ class _Chunks(NamedTuple):
     def of(cls, problem: _Problem) -> _Chunks:
         """Return chunks of at most `time_chunk` steps."""
         steps = problem.clips.labels.shape[1] - 1
-        count = -(-steps // problem.options.time_chunk)
-        size = -(-steps // count)
-        videos = (_extend(video, count * size + 1) for video in (problem.frames, problem.clips.labels))
-        return cls(problem, steps, count, size, *videos)
+        number = -(-steps // problem.options.time_chunk)
+        size = -(-steps // number)
+        videos = (_extend(video, number * size + 1) for video in (problem.frames, problem.clips.labels))
+        return cls(problem, steps, number, size, *videos)
 
     def inputs(self, chunk: Array) -> StepInputs:
         """Return the inputs of a chunk's steps, but for the conditioning."""
@@ -296,7 +296,7 @@ def _folded(problem: _Problem) -> Gradients:
 
     zeros = jax.tree.map(jnp.zeros_like, (params, constants))
     (_, batch_stats, gradients, of_constants), metrics = lax.scan(
-        body, (carry, problem.variables["batch_stats"], *zeros), jnp.arange(chunks.count)
+        body, (carry, problem.variables["batch_stats"], *zeros), jnp.arange(chunks.number)
     )
     gradients = _add(gradients, pull_back_constants(of_constants)[0])
     return gradients, jax.tree.map(jnp.sum, metrics), batch_stats

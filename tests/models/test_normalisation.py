@@ -36,6 +36,17 @@ def test_gradients_are_those_of_the_definition(size):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
+@pytest.mark.parametrize("size", [(3, 2), (1, 1)], ids=["maps", "vectors"])
+def test_steps_of_padding_stay_finite(size):
+    """However large their values are, and whatever is done with the result: 0 times infinity would be NaN."""
+    x = jnp.full((2, 3, *size, 4), 1e15).at[0].set(jax.random.normal(jax.random.key(0), (3, *size, 4)))
+    mask, bias = jnp.ones((2, 3)).at[1].set(0.0), jnp.arange(4.0)
+    y, pull_back = jax.vjp(lambda x, s, b: normalise(x, s, b, mask, EPSILON, None)[0], x, jnp.ones(4), bias)
+    np.testing.assert_array_equal(y[1], jnp.broadcast_to(bias, y[1].shape))
+    gradients = pull_back(jnp.ones_like(y))
+    assert all(np.isfinite(leaf).all() for leaf in (y, *gradients)) and not gradients[0][1].any()
+
+
 def test_two_vectors_that_are_nearly_equal():
     """All but a ten-thousandth of the gradient cancels; in closed form it is (h e / (d^2 + e)^1.5, -...)."""
     half, middle, g = np.float32(0.3), np.float32(1.7), np.float32([0.4, -0.9])

@@ -148,23 +148,48 @@ def test_each_frame_enters_the_running_statistics_once():
     np.testing.assert_allclose(encoder["var"], var, rtol=1e-4)
 
 
-@pytest.mark.parametrize("skip", ["last_given", "running_mean"])
-def test_folded_time_gives_the_numbers_of_single_steps(skip):
-    """With label images, a clip of padding, whole clips, and chunks of which the last is filled up."""
-    model, frames = dataclasses.replace(MODEL, skip=skip), video()
-    variables, labels = variables_of(model, label_size=None), video(seed=1)
+@pytest.mark.parametrize(
+    ("skip", "n_past", "sizes"), [("last_given", 4, (3, 5)), ("running_mean", 2, (2,))], ids=lambda v: str(v)
+)
+def test_folded_time_gives_the_numbers_of_single_steps(skip, n_past, sizes):
+    """With label images, a clip of padding, whole clips, and chunks of which the last is filled up.
+
+    Five steps. In chunks of 3, skips that are refreshed in the second.
+    """
+    model, frames = dataclasses.replace(MODEL, skip=skip), video(6)
+    variables, labels = variables_of(model, label_size=None), video(6, seed=1)
     clips = dataclasses.replace(clips_of(frames, labels), mask=jnp.asarray([1.0, 1.0, 1.0, 0.0]))
-    forced = jnp.ones(STEPS, bool)
-    expected = gradients_of(model, variables, clips, forced)
-    for size in (3, STEPS):
+    forced = jnp.ones(5, bool)
+    expected = gradients_of(model, variables, clips, forced, n_past)
+    for size in sizes:
         options = RolloutOptions(fold_time=True, time_chunk=size)
-        found = gradients_of(model, variables, clips, forced, options=options)
+        found = gradients_of(model, variables, clips, forced, n_past, options)
         scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
         jax.tree.map(
             lambda a, b, scale=scale: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale),
             found,
             expected,
         )
+
+
+def test_a_whole_clip_is_one_batch():
+    """Also by default: convolutions of all frames at once, and nothing is computed again."""
+    parts = Components.build(tiny())
+    assert parts.rollout.fold_time and parts.rollout.time_chunk >= STEPS
+    model = dataclasses.replace(MODEL, formulation="plain")
+    variables, clips = variables_of(model), clips_of(video())
+
+    def programs(**options):
+        run = functools.partial(gradients_of, model, options=RolloutOptions(**options))
+        return str(jax.make_jaxpr(run)(variables, clips, jnp.ones(STEPS, bool)))
+
+    batch = f"f32[{STEPS * B},{SIZE[0]},{SIZE[1]},"
+    single, whole = programs(), programs(fold_time=True, time_chunk=STEPS)
+    chunks = programs(fold_time=True, time_chunk=2)
+    assert batch not in single and batch in whole and batch not in chunks
+    # lax.cond holds the program of single steps too, where each is computed again.
+    remat = [program.count("remat") + program.count("checkpoint") for program in (single, whole, chunks)]
+    assert remat[0] > 0 and remat[1] == remat[0] < remat[2]
 
 
 # --- skips, labels, channels -------------------------------------------------------------------------------
@@ -375,7 +400,7 @@ def test_a_resumed_run_is_the_same(grey_data, tmp_path):
     assert read_rows(tmp_path / "parted") == read_rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("draw", ["example_step", pytest.param("step", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draw", ["example_step", "forced", pytest.param("step", marks=pytest.mark.slow)])
 def test_one_device_equals_two_with_padding(draw):
     """Three clips on one device, and filled up to four on two: the same losses and running statistics."""
     parts, rng = Components.build(tiny()), np.random.default_rng(0)
@@ -389,6 +414,8 @@ def test_one_device_equals_two_with_padding(draw):
     controls = {"seed": np.uint32(0), "beta": np.float32(0.1), "learning_rate": np.float32(1e-3)}
     if draw == "step":
         controls["forced"] = MIXED
+    elif draw == "forced":
+        controls["forced"] = np.ones(STEPS, bool)  # folded
     else:
         batch["forced"] = np.array(
             [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]], bool
@@ -433,8 +460,11 @@ def test_mixed_precision_gives_nearly_the_same(backbone, formulation):
             MODEL, width=4, backbone=backbone, formulation=formulation, precision=precision
         )
         variables = init_variables(model, 0, SIZE, 0)
-        results.append(gradients_of(model, variables, clips_of(video()), jnp.asarray(MIXED)))
+        clips = clips_of(video())
+        results.append(gradients_of(model, variables, clips, jnp.asarray(MIXED)))
+        fold = RolloutOptions(fold_time=True, time_chunk=3)
+        results.append(gradients_of(model, variables, clips, jnp.ones(STEPS, bool), options=fold))
         assert {leaf.dtype for leaf in jax.tree.leaves(results[-1])} == {jnp.dtype("float32")}
-    (_, exact, _), (gradients, rough, _) = results
-    assert float(rough["recon"]) == pytest.approx(float(exact["recon"]), rel=0.05)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    for (_, exact, _), (gradients, rough, _) in zip(results[:2], results[2:], strict=True):
+        assert float(rough["recon"]) == pytest.approx(float(exact["recon"]), rel=0.05)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

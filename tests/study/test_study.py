@@ -20,10 +20,11 @@ from configs import (
 )
 from configs import study as full
 from cvae_jax import train as training
+from cvae_jax.report.columns import metrics_of
 from cvae_jax.runtime.errors import NonFiniteError, UserError
 from cvae_jax.runtime.files import exclusive
 from cvae_jax.study import run as studies
-from cvae_jax.study.summary import mean_interval
+from cvae_jax.study.summary import _metrics, mean_interval
 from cvae_jax.train import open_run
 from cvae_jax.training.loop import Run
 
@@ -263,6 +264,15 @@ def test_intervals_over_seeds_are_students():
     assert mean == 2.0
     np.testing.assert_allclose(interval, (2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rtol=1e-6)
     assert mean_interval([4.0]) == (4.0, None)
+
+
+def test_a_metric_that_a_seed_lacks_is_left_out():
+    """As LPIPS where its package came later: no mean over other seeds than the rest of the row."""
+    ssim, lpips = {"prior": 0.5}, {"prior": 0.1}
+    done = {0: {"metrics": {"ssim": ssim, "lpips": lpips}}, 1: {"metrics": {"ssim": ssim}}}
+    assert _metrics(done, None).keys() == {"ssim"}
+    assert _metrics({0: done[0]}, None).keys() == {"ssim", "lpips"}
+    assert [metric.name for metric in metrics_of([{"ssim": 0.5, "ssim_person": None}])] == ["ssim"]
 
 
 @pytest.mark.parametrize(
