@@ -3,10 +3,10 @@
     make env METRICS=1
     python study.py --config=configs/study_mmnist.py --workdir=S
 
-5 frames given, 10 to learn, 20 to evaluate, at 64 x 64. Every map has an eighth of the published channels
-(but for the CVAE's z, which has no fewer than 4); vectors keep their size. The budget of a run is time: about
-half an hour on one core. The CVAE's maps keep the frame's resolution, and a clip takes it about 25 times as
-long as SVG: it is trained on fewer and shorter clips, two at a time.
+5 frames are given, 10 learned and 20 evaluated, at 64 x 64. Every map has an eighth of the published channels
+(except the CVAE's z, which has no fewer than 4); vectors keep their size. The budget of a run is time: about
+half an hour on one core. The CVAE's maps keep the frame's resolution, so a clip takes it about 25 times as
+long as it takes SVG. The CVAE is therefore trained on fewer and shorter clips, two at a time.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
-"""Learned against standard prior on `dancer`, and the schedules of beta where the KL's weight is small.
+"""A learned against the standard prior on `dancer`, and beta schedules where the KL's weight is small.
 
     make env METRICS=1
     python study.py --config=configs/study_priors.py --workdir=S
 
 The CVAE has the recipe of configs/recommended.py and the calibrated decoder; SVG-LP has its own loss with the
 published weight 1e-4. With a learned prior, each is trained with a constant weight and with the report's two
-schedules, which reach the same weight. Reduced, for two CPU cores: the frame (32 x 32), the models' widths,
-the batch and the epoch.
+schedules, which reach the same weight. For two CPU cores, the frame (32 x 32), the models' widths, the batch
+and the epoch are reduced.
 """
 
 from ml_collections import ConfigDict

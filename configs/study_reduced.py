@@ -2,9 +2,9 @@
 
     python study.py --config=configs/study_reduced.py --workdir=S
 
-The schedules are the report's, epoch by epoch. Reduced, the same for every run: the frame (32 x 32), the
-model's width, the batch (2), the clip (6 frames) and the epoch (32 clips); the learning rate is ten times the
-report's, for 1,600 steps in place of 14,700.
+The schedules are the report's, epoch by epoch. The frame (32 x 32), the model's width, the batch (2), the
+clip (6 frames) and the epoch (32 clips) are reduced in the same way for every run. The learning rate is ten
+times the report's, for 1,600 steps instead of 14,700.
 """
 
 from configs import study

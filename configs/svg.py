@@ -13,7 +13,7 @@ def published(
 ) -> ConfigDict:
     """Return a config of 300 epochs of 600 updates; the caller sets the data.
 
-    prior: learned (SVG-LP) or fixed (SVG-FP). rate: the learning rate. Other names are the config's own.
+    prior: learned (SVG-LP) or fixed (SVG-FP). rate: the learning rate. Other names are those of the config.
     """
     config = defaults.get_config()
     config.name = name
@@ -27,14 +27,14 @@ def published(
     config.loss.update(clamp=False, divide_recon_by_batch=False, kl="sum", logvar_clip=0.0)
     config.beta.update(kind="none", scale=beta)
     config.teacher_forcing.update(kind="constant", initial=1.0)
-    # dcgan: the whole clip at once; nothing is computed twice. The maps of vgg are many times as large:
-    # step by step, each computed again in the backward pass.
+    # With dcgan the whole clip is one chunk, so nothing is computed twice. The maps of vgg are many times as
+    # large, so a chunk is one step, which the backward pass computes again.
     config.rollout.time_chunk = n_past + n_future - 1 if backbone == "dcgan" else 1
     config.learning_rate.update(peak=rate, end=rate)
     config.optimizer.clip_norm = 0.0
     config.eval.every = 5
     config.eval.best_of = 100
-    config.eval.batch_size = 100  # samples of a clip; a CPU takes as long for each from 25 on
+    config.eval.batch_size = 100  # samples of a clip; from 25 on, a CPU takes as long for each
     return config
 
 
@@ -42,8 +42,8 @@ def moving_mnist(name: str, prior: str) -> ConfigDict:
     """Return SVG on Stochastic Moving MNIST: 5 frames given, 10 to learn, 20 to evaluate."""
     config = published(name, prior, 5, 10, backbone="dcgan", latents=10, beta=1e-4, rate=2e-3)
     config.data.name = "stochastic_moving_mnist"
-    # The published program draws new sequences throughout. Here clips are cut from 5,000 sequences (1.8 GB in
-    # memory), 80,000 different ones, of which an epoch takes 60,000.
+    # The published program draws new sequences throughout. Here 80,000 different clips are cut from 5,000
+    # sequences (1.8 GB in memory), and an epoch takes 60,000 of them.
     config.data.stochastic_moving_mnist.train_sequences = 5000
     config.data.stochastic_moving_mnist.train_frames = 30
     config.model.svg.channels = 1

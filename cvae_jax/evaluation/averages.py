@@ -11,7 +11,7 @@ from scipy import stats
 def clip_means(per_frame: Sequence[np.ndarray], skips_frames: bool = False) -> list[float]:
     """Return each clip's mean over its frames, in float64.
 
-    skips_frames: leave out frames that are NaN; a clip without any other is NaN.
+    skips_frames: leave out frames that are NaN; a clip with no other frames is NaN.
     """
     return [_mean(values[~np.isnan(values)] if skips_frames else values) for values in per_frame]
 
@@ -37,7 +37,7 @@ def interval_over_clips(
     Clips are drawn with replacement within their scenes (a stratified bootstrap); the same seed gives the
     same interval. A scene with a single clip says nothing about the spread between clips: its value is held
     fixed, and where every scene is like that there is no interval (None).
-    Raises ValueError for no clips or values that are not finite.
+    Raises ValueError if there are no clips or a value is not finite.
     """
     if not len(values) or not np.isfinite(values).all():
         raise ValueError("a bootstrap interval needs a list of finite numbers, one per clip.")

@@ -13,18 +13,18 @@ from cvae_jax.evaluation.measures import Measures
 from cvae_jax.evaluation.rows import ClipScores
 from cvae_jax.runtime.progress import clip_bar
 
-# Frames are converted to float64 in chunks of at most so many, and so many bytes (of float64).
+# Frames are converted to float64 in chunks of at most this many frames and this many bytes (of float64).
 _CHUNK, _CHUNK_BYTES = 1024, 2**26
 _SCORED_AT_ONCE = 32  # frames of each baseline
 
 
 class Baselines:
-    """The baselines of a training set; a scene the training set lacks uses all its frames.
+    """The baselines of a training set; a scene that the training set lacks uses all training frames.
 
-    copy_first repeats the given frame, the last of them if there are several; copy_previous repeats the true
+    copy_first repeats the given frame, or the last one if there are several; copy_previous repeats the true
     previous frame (it sees the video it is scored on); mean_frame is the mean of the scene's training frames;
-    nearest_pose is the scene's training frame whose label image is nearest in L2 (absent where labels are no
-    images). Beside the recordings, memory holds a few chunks of frames.
+    nearest_pose is the scene's training frame whose label image is nearest in L2 (absent where labels are not
+    images). Besides the recordings, memory holds a few chunks of frames.
     """
 
     def __init__(self, train: list[Recording]):
@@ -61,7 +61,7 @@ def mean_frame(videos: list[np.ndarray]) -> np.ndarray:
 def nearest(queries: np.ndarray, *candidates: np.ndarray) -> np.ndarray:
     """Return for each query image the index of the candidate nearest in L2, the first of equals.
 
-    queries, and each of candidates: uint8 (N, H, W, 3). An index counts the candidates of all arrays.
+    queries, and each of candidates: uint8 (N, H, W, 3). An index counts candidates across all arrays.
     Distances are exact: integers below 2**53 in float64.
     """
     found = []

@@ -10,9 +10,9 @@ from cvae_jax.report.tables import COINCIDE_DB
 
 
 def psnr_between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the PSNR in dB of each frame of a video to another's, uint8 (P, H, W, 3): float64 (P,).
+    """Return the PSNR in dB between the frames of two videos, uint8 (P, H, W, 3): float64 (P,).
 
-    At most 100, where they are equal pixel by pixel.
+    It is at most 100, which means that the frames are equal pixel by pixel.
     """
     error = np.mean(np.square(to_unit(one) - to_unit(other), dtype=np.float64), axis=(1, 2, 3))
     return -10.0 * np.log10(np.maximum(error, LEAST_MSE))

@@ -55,14 +55,14 @@ def evaluate(
 ) -> dict:
     """Score a run's checkpoint on the clips of a split and write W/eval/, or W/eval_<split>/.
 
-    split: None is the split that is scored by default, which is written to W/eval/: 'test' where the data set
-    has one, otherwise 'validation'.
+    split: None is the default, which is written to W/eval/: 'test' if the data set has such a split,
+    otherwise 'validation'.
 
-    Writes results.json, table.md, per_clip.npz, per_frame_psnr.png, training_curves.png, and for the first
-    clips a GIF (truth, prior, posterior, label) and a film strip. Returns the results.
+    Writes results.json, table.md, per_clip.npz, per_frame_psnr.png, training_curves.png, and for each of the
+    first clips a GIF (truth, prior, posterior, label) and a film strip. Returns the results.
 
-    Raises UserError where there is no such checkpoint or split, the data are not there, or a metric that the
-    config requires cannot be measured.
+    Raises UserError if the checkpoint, the split or the data do not exist, or if a metric that the config
+    requires cannot be measured.
     """
     cache = Cache()
     data = load_data(config.data, config.n_past, cache)
@@ -152,7 +152,7 @@ def per_clip(recordings: list[Recording], collected: Collected) -> dict[str, Any
 
 
 def default_split(data: Collection[str]) -> str:
-    """Return the split of a data set that is scored where none is named."""
+    """Return the split of a data set that is scored if none is named."""
     return "test" if "test" in data else "validation"
 
 
@@ -177,7 +177,7 @@ def shared_scorer(
 
 
 def of_split(data: dict[str, list[Recording]], split: str, name: str) -> list[Recording]:
-    """Return the recordings of a split; UserError where the data set has none."""
+    """Return the recordings of a split; UserError if the data set does not have it."""
     if split not in data:
         raise UserError(
             f"The data set {name} has no split {split!r}; choose one of "

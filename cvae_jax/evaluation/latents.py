@@ -1,4 +1,4 @@
-"""What the latents of a model carry, from the samples of its clips as they stream."""
+"""What the latents of a model carry, computed while the samples of its clips are streamed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Collected:
     """Keeps what logs and tables need of samples 0 and 1 of the prior and one sample of the posterior.
 
     Args:
-      pictures_of: the clips of which frames are kept, if they were asked for.
+      pictures_of: the clips whose frames are kept, if the samples have frames.
 
     Attributes:
-      scored: by mode sample 0 of each clip, in the order in which they came.
-      diversity: of each clip `psnr_between` of its prior samples 0 and 1 (P,).
+      scored: for each mode, sample 0 of each clip, in the order in which they came.
+      diversity: for each clip, `psnr_between` of its prior samples 0 and 1 (P,).
     """
 
     def __init__(self, pictures_of: Collection[int] = ()):
@@ -35,7 +35,7 @@ class Collected:
         self._first: np.ndarray | None = None
 
     def add(self, mode: str, scored: Scored) -> None:
-        """Take in one sample; a clip's samples follow each other. Samples after 1 are ignored."""
+        """Add one sample. The samples of a clip come in order; those after sample 1 are ignored."""
         if mode == PRIOR and scored.sample in SAMPLES:
             assert scored.frames is not None, "the frames of samples 0 and 1 are asked for"
             if scored.sample == 0:
@@ -53,7 +53,7 @@ class Collected:
 
     @property
     def pictures(self) -> list[dict[str, np.ndarray]]:
-        """By mode the frames uint8 (P, H, W, 3) of each clip of which they were kept."""
+        """The frames uint8 (P, H, W, 3) by mode, for each clip whose frames were kept."""
         pairs = zip(self.scored[PRIOR], self.scored[POSTERIOR], strict=True)
         return [
             {PRIOR: prior.frames, POSTERIOR: posterior.frames}

@@ -1,4 +1,4 @@
-"""What is measured of predicted frames on the devices, in chunks and for many samples of a clip at once."""
+"""Metrics of predicted frames, measured on the devices in chunks and for many samples of a clip at once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Measures:
     def of(self, weights: PyTree, batch: dict[str, Array]) -> dict[str, Array]:
         """Return {metric: float32 (b, n)} of a batch as `ChunkedRollout` describes it.
 
-        The true frames are looked at once for all videos that belong to them. A CPU takes one video at a
+        The true frames are processed once for all videos that belong to them. A CPU takes one video at a
         time, which bounds memory and fits its caches.
         """
         over = lax.map if jax.default_backend() == "cpu" else lambda f, x: jax.vmap(f)(x)
@@ -94,9 +94,9 @@ class Measures:
 
 
 def choose(recordings: list[Recording], wants_lpips: bool | None) -> tuple[Measures, dict[str, str]]:
-    """Return what is measured of recordings, and {metric: its definition, or why it is not measured}.
+    """Return what to measure on recordings, and {metric: its definition, or why it is not measured}.
 
-    wants_lpips: the field `config.eval.lpips`. Raises UserError where LPIPS is required and frames are too
+    wants_lpips: the field `config.eval.lpips`. Raises UserError if LPIPS is required and frames are too
     small for it.
     """
     height, width = recordings[0].frames.shape[1:3]

@@ -1,4 +1,4 @@
-"""A model's rows: its samples of each clip, scored as they stream."""
+"""A model's rows: its samples of each clip, scored as they are generated."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cvae_jax.runtime.progress import clip_bar
 
 @dataclasses.dataclass(frozen=True)
 class ModelScores:
-    """What is known of a model on the clips of a split.
+    """The scores of a model on the clips of a split.
 
     Attributes:
       rows: {row: a ClipScores per clip}.
       collected: sample 0 of each clip, with the frames of the first MOST_PICTURES.
-      fvd: the fields of the row prior that hold the Frechet video distance; {} where it was not asked for.
+      fvd: the fields of the row prior that hold the Frechet video distance; {} if it was not requested.
     """
 
     rows: dict[str, list[ClipScores]]
@@ -42,8 +42,8 @@ def score_model(
 ) -> ModelScores:
     """Score the samples of every row on every clip.
 
-    Samples stream: of each clip only sums and the best so far are kept. Where the rows need one sample of the
-    prior, a second is drawn to see how much it differs.
+    Samples are streamed: for each clip only sums and the best so far are kept. If the rows need only one
+    sample of the prior, a second is drawn to see how much it differs.
     """
     seed, count = options.seed, max(options.samples, options.best_of, len(SAMPLES))
     jobs: list[tuple[str, dict[str, Any]]] = [("prior", dict(samples=range(count), frames_of=SAMPLES))]

@@ -21,7 +21,7 @@ def draw(
     recordings: list[Recording],
     pictures: list[dict[str, np.ndarray]],
 ) -> None:
-    """Write the curves, and a GIF and a film strip of the first clips, into the eval folder.
+    """Write the curves, and a GIF and a film strip for each of the first clips, into the eval folder.
 
     pictures: {'prior', 'posterior'} frames uint8 (P, H, W, 3) of the first MOST_PICTURES clips.
     """

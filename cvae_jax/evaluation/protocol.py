@@ -1,4 +1,4 @@
-"""How numbers were measured: the card that is stored beside every table."""
+"""How numbers were measured: the record that is stored with every table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def protocol(
     epochs: int,
     definitions: dict[str, str],
 ) -> dict:
-    """Return what one has to know to compare the numbers with others.
+    """Return what a reader needs to know to compare the numbers with others.
 
     definitions: of the metrics besides PSNR and SSIM, or why they were not measured.
     """

@@ -23,7 +23,7 @@ ROWS = ("prior", "prior_best_of_N", "prior_mean", "prior_scaled", "posterior", *
 
 @dataclasses.dataclass(frozen=True)
 class ClipScores:
-    """One row's scores of one clip: by metric its values per predicted frame (T - n_past,).
+    """One row's scores for one clip: for each metric, its values per predicted frame (T - n_past,).
 
     `draws` holds the clip's mean of each metric for each draw, where the row is a mean over several.
     """
@@ -36,7 +36,7 @@ class ClipScores:
 class Samples:
     """What is kept of a clip's samples: the mean of the first `averaged`, the best of the first `best_of`.
 
-    The best is chosen by the clip's mean, for each metric by itself (the protocol of SVG and SRVP).
+    The best is chosen by the clip's mean, separately for each metric (the protocol of SVG and SRVP).
     """
 
     def __init__(self, scene: str, averaged: int, best_of: int):
@@ -46,7 +46,7 @@ class Samples:
         self._best: dict[str, tuple[float, np.ndarray]] = {}
 
     def add(self, scored: Scored) -> None:
-        """Take in one sample."""
+        """Add one sample."""
         metrics = columns.metrics_among(scored.scores)
         own = {metric.name: scored.scores[metric.name].astype(np.float64) for metric in metrics}
         means = {metric.name: clip_means([own[metric.name]], metric.skips_frames)[0] for metric in metrics}
@@ -67,7 +67,7 @@ class Samples:
 
     @property
     def best(self) -> ClipScores:
-        """Of each metric the values of the sample whose mean is best."""
+        """For each metric, the values of the sample whose mean is best."""
         return ClipScores(self._scene, {name: values for name, (_, values) in self._best.items()})
 
 
@@ -77,7 +77,7 @@ def rows(scores: dict[str, list[ClipScores]], options: EvaluationOptions) -> lis
     A clip's number is the mean of its per-frame values; a scene's is the mean over its clips; the mean row's
     is the mean over scenes, with 95 % bootstrap intervals that resample clips within scenes. For several
     draws a row also has each draw's number and their standard deviation. Clips in which no frame has a metric
-    are left out of it; where no clip has it, its fields are None.
+    are left out of its mean; if no clip has it, its fields are None.
     """
     names = [name for name in ROWS if name in scores]
     scenes = sorted({clip.scene for clip in scores[names[0]]})

@@ -37,10 +37,10 @@ class Scored:
 
     P = T - n_past: the frames of the recording that were not given.
 
-    `scores` holds what the scorer's measures find, 'psnr' (dB) and others. For the prior it also holds
-    'prior_std', the mean over latent elements of the prior's standard deviation; for the posterior 'recon'
-    and 'kl' as the objective defines them (without the training clip of the log-variance) and 'kl_nats', the
-    KL summed over the latent elements. `moments` are the posterior's.
+    `scores` holds the results of the scorer's measures, 'psnr' (dB) and others. For the prior it also holds
+    'prior_std', the mean over latent elements of the prior's standard deviation. For the posterior it holds
+    'recon' and 'kl' as the objective defines them (but without the clipping of the log-variance in training),
+    and 'kl_nats', the KL summed over the latent elements. `moments` are the posterior's.
     """
 
     clip: int
@@ -97,8 +97,8 @@ class Scorer:
     ) -> Iterator[Scored]:
         """Yield the rollout of each sample of each recording: clip after clip, a clip's samples in order.
 
-        temperature scales the prior's noise. Frames are brought from the devices for the samples
-        `frames_of` only.
+        temperature scales the prior's noise. Frames are fetched from the devices only for the samples in
+        `frames_of`.
         """
         prompts = [Prompt.of(r, self._n_past, i, scored=True) for i, r in enumerate(recordings)]
         rows = [(clip, sample) for clip in range(len(prompts)) for sample in samples]

@@ -1,4 +1,4 @@
-"""The validation of a run in training: prior and posterior rollouts of the validation clips."""
+"""The validation of a run during training: prior and posterior rollouts of the validation clips."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FIELDS = (
 
 
 class Validated(NamedTuple):
-    """What a validation found.
+    """The results of a validation.
 
     Attributes:
       fields: the fields FIELDS of the epoch's row in metrics.jsonl.
-      per_frame: by scene and mode the mean PSNR of each predicted frame in dB.
-      videos: by scene the columns of a film strip of its first clip, uint8 (P, H, W, 3) each.
+      per_frame: by scene and mode, the mean PSNR of each predicted frame in dB.
+      videos: by scene, the columns of a film strip of its first clip, uint8 (P, H, W, 3) each.
     """
 
     fields: dict[str, float | dict[str, float] | None]
@@ -50,9 +50,9 @@ class Validation:
     """Validates variables on recordings that training does not see.
 
     Args:
-      objective: whose value val_loss is.
+      objective: the objective whose value is val_loss.
       seed: of the prior samples.
-      with_videos: whether the predicted frames are wanted, and not only their scores.
+      with_videos: whether to return the predicted frames as well as their scores.
 
     Attributes:
       empty: the fields of an epoch without validation.
@@ -115,7 +115,7 @@ def summary(
     """Return the validation fields of an epoch: means over frames, clips and scenes, and by scene.
 
     val_loss is the objective of each clip as a batch of one, with z from the posterior. val_ssim_prior and
-    val_lpips_prior are None where they are not measured. What `Collected.latents` finds has the prefix val_.
+    val_lpips_prior are None where they are not measured. Values of `Collected.latents` get the prefix val_.
     """
     prior, posterior = collected.scored[PRIOR], collected.scored[POSTERIOR]
     losses = [

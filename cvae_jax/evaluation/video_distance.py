@@ -1,4 +1,4 @@
-"""FVD between the clips of a split and what a model predicts of them, as its samples stream."""
+"""FVD between the clips of a split and a model's predictions of them, computed as samples are streamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvae_jax.runtime.progress import clip_bar
 
 
 class VideoDistance:
-    """Takes in prior sample 0 of the first clips of a split, and keeps its features only.
+    """Receives prior sample 0 of the first clips of a split, and keeps only its features.
 
     The features of the clips themselves are the same for every model: they are kept in the user's cache.
     Videos are as long as the shortest of the clips.
@@ -39,7 +39,7 @@ class VideoDistance:
                 bar.update()
 
     def add(self, clip: int, frames: np.ndarray) -> None:
-        """Take in the predicted frames uint8 (P, H, W, 3) of a clip; clips after the first are ignored."""
+        """Add the predicted frames uint8 (P, H, W, 3) of a clip; clips beyond the chosen ones are ignored."""
         if clip < len(self._recordings):
             given = self._recordings[clip].frames[: self._n_past]
             self._predicted[clip] = self._features.of(np.concatenate([given, frames]))
@@ -63,7 +63,7 @@ def shortest(recordings: list[Recording]) -> int:
 def check(recordings: list[Recording], clips: int, split: str) -> str:
     """Return the definition of FVD for the protocol, or why it is not measured.
 
-    Raises UserError where there are not as many clips, or they are too short.
+    Raises UserError if there are fewer clips than that, or if they are too short.
     """
     if not clips:
         return f"{NOT_MEASURED}: config.eval.fvd_clips is 0"

@@ -21,11 +21,11 @@ def normalise(
     epsilon: float,
     axis_name: str | None,
 ) -> tuple[Float[Array, "g b h w c"], Float[Array, "g c"], Float[Array, "g c"], Float[Array, " g"]]:
-    """Return x normalised per step, the means and biased variances of the steps, and their numbers of values.
+    """Return x normalised per step, and each step's mean, biased variance and number of values.
 
     Statistics are over the (b, h, w) of a step where `mask` is 1, in float32, summed over the devices of
     `axis_name`. A step whose mask is 0 throughout becomes `bias`. No gradient flows through the returned
-    statistics, nor into the mask.
+    statistics or into the mask.
     """
     return _forward(x, scale, bias, mask, epsilon, axis_name)[0]
 
@@ -61,8 +61,8 @@ def _backward(epsilon, axis_name, residuals, cotangents):
 def _rest_of_vectors(dy, centred, weight, n, epsilon, axis_name):
     """Return dy without its parts along 1 and along x, but for the share of the latter that epsilon leaves.
 
-    With two clips nothing else is left of it: the differences cancel all digits but a few. Each part is
-    therefore taken out twice (as in Gram-Schmidt), and the share is computed without a difference.
+    With two clips that share is all that is left, and subtracting cancels all but a few digits. Each part is
+    therefore subtracted twice (as in Gram-Schmidt), and the share is computed without a subtraction.
     """
 
     def mean(values):
@@ -80,9 +80,9 @@ def _rest_of_vectors(dy, centred, weight, n, epsilon, axis_name):
 
 
 def _inverse(var: Float[Array, "g c"], count: Float[Array, " g"], epsilon: float) -> Float[Array, "g c"]:
-    """Return 1 / standard deviation, and 0 for a step of padding alone.
+    """Return 1 / standard deviation, and 0 for a step that is all padding.
 
-    Its variance is 0 too, and with it each layer of a deep network would make its values 300 times larger.
+    The variance of such a step is 0, and each layer of a deep network would make its values 300 times larger.
     """
     return jnp.where(count[:, None] > 0, lax.rsqrt(var + epsilon), 0.0)
 

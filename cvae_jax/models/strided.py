@@ -1,12 +1,12 @@
 """Convolutions that change the size of a map, each in a plain and in a CPU formulation.
 
-`plain` is what every test compares to: strided and dilated convolutions as they are. XLA's CPU backend runs
-those six times slower than convolutions without strides, so `cpu` computes the same values from the latter.
+`plain` is the reference for every test: strided and dilated convolutions as they are. XLA's CPU backend runs
+those six times slower than convolutions without strides, so `cpu` computes the same values with the latter.
 A 4x4 convolution of stride 2 becomes a 2x2 convolution of blocks of 2x2 pixels (space to depth). Its
-transpose becomes a 2x2 convolution that gives such blocks (depth to space), and so does a 3x3 convolution of
-a map enlarged twice, at four ninths of the operations. `cvae_jax.models.ops.resolve_formulation` chooses.
+transpose becomes a 2x2 convolution that produces such blocks (depth to space). So does a 3x3 convolution of a
+map enlarged by 2, with four ninths of the operations. `cvae_jax.models.ops.resolve_formulation` chooses.
 
-Maps are NHWC and kernels HWIO, also those of transposed convolutions; both are float32 or both bfloat16.
+Maps are NHWC and kernels HWIO, including those of transposed convolutions; both are float32 or both bfloat16.
 Nothing here adds a bias.
 """
 
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from cvae_jax.models import ops
 
-# From so many inputs for each output on, the products of all inputs with all taps are put in their places.
+# From this many inputs per output on, all inputs are multiplied with all taps and the products shifted.
 NARROW = 8
 
 
@@ -53,7 +53,7 @@ def upsample4x4(
 def enlarged_conv3x3(
     x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"], formulation: str
 ) -> Float[Array, "n 2*h 2*w o"]:
-    """Enlarge a map twice (each pixel becomes 2x2), then apply a 3x3 convolution with zero padding 1."""
+    """Enlarge a map by 2 (each pixel becomes 2x2), then apply a 3x3 convolution with zero padding 1."""
     if formulation == "cpu":
         return upsample4x4(x, _enlarging(kernel), formulation)
     large = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
@@ -79,7 +79,7 @@ def to_vector(
 def from_vector(
     x: Float[Array, "n 1 1 i"], kernel: Float[Array, "h w i o"], formulation: str
 ) -> Float[Array, "n h w o"]:
-    """Apply the transposed convolution without padding that makes a map of a vector."""
+    """Apply the transposed convolution without padding that turns a vector into a map."""
     del formulation  # one product everywhere
     height, width, inputs, outputs = kernel.shape
     product = _product(x.reshape(len(x), inputs), kernel.transpose(2, 0, 1, 3).reshape(inputs, -1))
@@ -87,7 +87,7 @@ def from_vector(
 
 
 def max_pool2x2(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
-    """Return the largest of each 2x2 pixels; the first of equal ones gets the gradient (as in PyTorch)."""
+    """Return the maximum of each 2x2 pixels; the first of equal ones gets the gradient (as in PyTorch)."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, c)
     larger = lambda a, b: jnp.where(a >= b, a, b)  # noqa: E731
@@ -108,7 +108,7 @@ def depth_to_space(x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c//4"]
 
 
 def _enlarging(kernel: Array) -> Array:
-    """Return the kernel of `upsample4x4` that is a 3x3 convolution of the enlarged map.
+    """Return the kernel with which `upsample4x4` equals a 3x3 convolution of the enlarged map.
 
     An even row of the result sees the row before through the first tap and its own through the other two; an
     odd one its own through the first two and the row after through the last.
@@ -123,7 +123,7 @@ def _enlarging(kernel: Array) -> Array:
 def _conv2x2(x: Array, kernel: Array) -> Array:
     """A 2x2 convolution without padding.
 
-    Its gradient is written out: inside a loop XLA runs the one that it derives a hundred times slower.
+    Its gradient is written out, because inside a loop XLA runs the derived one a hundred times slower.
     """
     inputs, outputs = kernel.shape[2:]
     if inputs < NARROW * outputs:
@@ -155,7 +155,7 @@ _conv2x2.defvjp(_conv2x2_forward, _conv2x2_backward)
 
 
 def _corners(x: Array, of: Callable[[Array, int], Array]) -> list[Array]:
-    """Return of(part, number) of the four parts of a map that lie one pixel apart, row by row."""
+    """Return of(part, number) for the four parts of a map that lie one pixel apart, row by row."""
     height, width = x.shape[1] - 1, x.shape[2] - 1
     return [of(x[:, n // 2 : n // 2 + height, n % 2 : n % 2 + width], n) for n in range(4)]
 

@@ -1,9 +1,9 @@
 """SVG-FP and SVG-LP (Denton and Fergus, ICML 2018) behind the interface of video models.
 
 A step encodes the previous frame, draws z from the posterior of the target (`observe`) or from the prior
-(`imagine`), predicts the target's code with two LSTM cells and decodes it. The decoder also sees maps of the
-encoder, the skips, of given frames only. What the decoder makes of the skips is computed when they change and
-kept in the carry in their place.
+(`imagine`), predicts the target's code with two LSTM cells and decodes it. The decoder also sees the skips:
+the encoder's maps of given frames. The carry holds the decoder's projections of the skips, not the skips
+themselves; they are computed only when the skips change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cvae_jax.models.interface import (
     standard_normal,
 )
 from cvae_jax.models.svg_layers import initial_values, scan_steps
-from cvae_jax.models.svg_network import BACKBONES, Maps, Network, smallest_map
+from cvae_jax.models.svg_network import BACKBONES, Maps, Network, apply_normalised, smallest_map
 from cvae_jax.runtime.errors import UserError
 
 PRIORS = ("learned", "fixed")
@@ -39,15 +39,15 @@ LEAST = {"channels": 1, "width": 1, "code_size": 1, "latents": 1, "rnn_size": 1,
 class SVG(VideoModel):
     """SVG with a learned or a fixed prior; the section `config.model.svg`. z is a vector.
 
-    BatchNorm in training takes the statistics of each encoded or decoded frame over the whole batch. Each
+    In training, BatchNorm takes the statistics of each encoded or decoded frame over the whole batch. Each
     frame is encoded once, so its statistics enter the running values once (the published program encodes
-    frames twice). The biases before BatchNorm, which the batch's mean takes away again, get no gradient.
+    frames twice). Subtracting the batch's mean cancels the biases before BatchNorm; they get no gradient.
     """
 
     prior: str = "learned"  # learned (SVG-LP), or fixed: N(0, I) (SVG-FP)
     backbone: str = "dcgan"  # dcgan (Moving MNIST), or vgg (KTH, BAIR)
-    # Of the frames that the networks read and draw. 1: the mean over the frame's channels, and what is drawn
-    # is repeated for each (grey video is stored as RGB); otherwise as many as the frame has.
+    # Of the frames that the networks read and draw. 1: they read the mean over the frame's channels, and what
+    # they draw is repeated for each (grey video is stored as RGB); otherwise as many as the frame has.
     channels: int = 3
     width: int = 64  # channels of the encoder's first layers; those after them have multiples of it
     code_size: int = 128  # numbers in the code of a frame (g)
@@ -80,7 +80,7 @@ class SVG(VideoModel):
         return self.prior == "learned"
 
     def check(self, n_past: int, cut_feedback: bool) -> None:
-        """Refuse the published skips with one given frame, before which there is none."""
+        """Refuse the original skips with a single given frame: no frame comes before it."""
         if self.skip == "original" and n_past < 2:
             raise UserError(
                 f"config.model.svg.skip='original' keeps the frame before the last given one; "
@@ -107,7 +107,7 @@ class SVG(VideoModel):
     def begin(self, variables: Variables, given: Array, labels: Array, train: bool) -> tuple[dict, dict]:
         """Return the number of given frames, and states of zeros; step 1 encodes the first frame.
 
-        (It is encoded there because BatchNorm must leave padding out, and update its running values.)
+        (It is encoded there because BatchNorm must leave out padding and update its running values.)
         """
         batch, n_past, _, _, channels = given.shape
         if self.channels not in (1, channels):
@@ -141,12 +141,12 @@ class SVG(VideoModel):
         if labels.ndim == 3:
             return labels, variables["batch_stats"]
         network = self._network(labels.shape[2:4])
-        return _normalised(network, "encode_label", variables, train, labels, mask)
+        return apply_normalised(network, "encode_label", variables, train, labels, mask)
 
     def observe(
         self, variables: Variables, constants: dict, carry: dict, x: StepInputs, train: bool
     ) -> tuple[StepOutputs, dict, PyTree]:
-        """Predict a frame with z from the posterior; the prior's state and the predictor's move on too."""
+        """Predict a frame with z from the posterior; also advance the states of prior and predictor."""
         outputs, carry, stats = self.teacher_forced_chunk(variables, constants, carry, _one(x), train)
         return _only(outputs), carry, stats
 
@@ -187,9 +187,9 @@ class SVG(VideoModel):
     ) -> tuple[Array, Maps, PyTree]:
         """Return the code of the previous frame, the skips, and the batch statistics.
 
-        The code of a true frame is the carry's, from the step at which it was the target. A generated frame
-        is encoded here, and in step 1 the first frame, which also gives the first skips. Where decisions are
-        per clip and one of them is against the true frame, the batch is encoded as it is.
+        The code of a true frame comes from the carry; it was computed when that frame was the target. Encoded
+        here are generated frames and, in step 1, the first frame, which also gives the first skips. Where the
+        choice is per clip and any clip has a generated frame, the whole batch is encoded as it is.
         """
         first = x.t == 1
         generated = ~x.previous_is_true
@@ -213,7 +213,7 @@ class SVG(VideoModel):
     def _skips(
         self, variables: Variables, constants: dict, skips: Maps, maps: Maps, x: StepInputs
     ) -> tuple[Maps, Maps]:
-        """Return the skips of each step and those of the step after them; `maps` are the targets'."""
+        """Return the skips of each step and those for the next step; `maps` are those of the targets."""
         last = constants["n_past"][0] - (2 if self.skip == "original" else 1)  # frame that is a skip
 
         def after(skips: Maps, step: tuple[Array, Maps]) -> tuple[Maps, Maps]:
@@ -238,11 +238,12 @@ class SVG(VideoModel):
         """Return ((codes, maps), batch statistics) of frames (s, b, h, w, c)."""
         if self.channels == 1:
             frames = jnp.mean(frames, axis=-1, keepdims=True)
-        return _normalised(self._network(frames.shape[2:4]), "encode", variables, train, frames, mask)
+        return apply_normalised(self._network(frames.shape[2:4]), "encode", variables, train, frames, mask)
 
     def _project(self, variables: Variables, maps: Maps, frame_size: tuple[int, ...]) -> Maps:
-        """Return what the decoder makes of the encoder's maps (s, b, h, w, c)."""
-        return self._network(frame_size).apply(variables, maps, method="project")
+        """Return the decoder's projections of the encoder's maps (s, b, h, w, c)."""
+        projected: Any = self._network(frame_size).apply(variables, maps, method="project")
+        return projected
 
     def _prior(self, variables: Variables, carry: dict, codes: Array, x: StepInputs) -> tuple[Gaussian, dict]:
         """Return p(z) and the carry with the prior's next state."""
@@ -266,7 +267,7 @@ class SVG(VideoModel):
         predicted, states = network.apply(
             variables, codes, z, x.conditioning, carry["predictor"], method="predict"
         )
-        frames, stats = _normalised(network, "decode", variables, train, predicted, skips, x.mask)
+        frames, stats = apply_normalised(network, "decode", variables, train, predicted, skips, x.mask)
         channels = x.previous.shape[-1]
         return jnp.repeat(frames, channels // self.channels, axis=-1), states, stats
 
@@ -293,13 +294,3 @@ def _one(tree: PyTree) -> PyTree:
 def _only(tree: PyTree) -> PyTree:
     """Return the first step of arrays with a leading axis of steps."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def _normalised(
-    network: Network, method: str, variables: Variables, train: bool, *inputs: Any
-) -> tuple[Any, PyTree]:
-    """Return what a method gives that ends in (mask, train), and the batch statistics after it."""
-    if not train:
-        return network.apply(variables, *inputs, False, method=method), variables["batch_stats"]
-    outputs, updates = network.apply(variables, *inputs, True, method=method, mutable=["batch_stats"])
-    return outputs, updates["batch_stats"]

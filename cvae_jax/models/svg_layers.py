@@ -24,7 +24,7 @@ DEVIATION = 0.02  # of initial weights
 SLOPE = 0.2  # of the leaky ReLUs
 
 State = tuple[Float[Array, "b r"], Float[Array, "b r"]]
-"""What LSTM cells remember: (hidden, cell)."""
+"""The state of LSTM cells: (hidden, cell)."""
 
 KINDS: dict[str, Callable[[Array, Array, str], Array]] = {
     "downsample4x4": strided.downsample4x4,
@@ -40,7 +40,7 @@ class Layer(nn.Module):
     """A convolution of maps (g, b, h, w, inputs), BatchNorm where `normalised`, and an activation.
 
     kind: see KINDS. size: height and width of the kernel. skip_inputs: channels of the encoder's map that is
-    joined to the input; what they add to the convolution comes from `project`, because it stays the same for
+    joined to the input; `project` computes what they add to the convolution, because that stays the same for
     as long as the skips do.
     """
 
@@ -64,7 +64,7 @@ class Layer(nn.Module):
     def __call__(
         self, x: Float[Array, "g b h w i"], mask: Float[Array, "g b"], train: bool, added: Array | None = None
     ) -> Float[Array, "g b h2 w2 o"]:
-        """Apply the layer; `added` is what `project` made of the encoder's map, (g, b, h2, w2, o)."""
+        """Apply the layer; `added` is what `project` returned for the encoder's map, (g, b, h2, w2, o)."""
         y = self._convolve(self.kind, x, self.kernel[:, :, : self.inputs])
         if added is not None:
             y = y + added
@@ -75,7 +75,7 @@ class Layer(nn.Module):
         return self.activation(y)
 
     def project(self, skip: Float[Array, "g b h w s"]) -> Float[Array, "g b h2 w2 o"]:
-        """Return what the encoder's map adds to the convolution. It is not enlarged, its size fits."""
+        """Return what the encoder's map adds to the convolution; the map is not enlarged, its size fits."""
         kind = "conv3x3" if self.kind == "enlarged_conv3x3" else self.kind
         return self._convolve(kind, skip, self.kernel[:, :, self.inputs :])
 
@@ -98,9 +98,9 @@ class Linear(nn.Module):
 
 
 class LSTM(nn.Module):
-    """A layer of LSTM cells that goes through the s steps of its input, in float32.
+    """A layer of LSTM cells that runs over the s steps of its input, in float32.
 
-    Each has two biases, and the gates input, forget, cell and output, in PyTorch's order.
+    Each cell has two biases. Its gates are input, forget, cell and output, in PyTorch's order.
     """
 
     width: int
@@ -180,17 +180,17 @@ def _uniform(width: int) -> Callable[..., Array]:
 
 
 def scan_steps(step: Callable, init: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
-    """Scan over steps; a single one is not made a loop."""
+    """Scan over steps; a single step is not compiled as a loop."""
     return lax.scan(step, init, xs, reverse=reverse, unroll=len(jax.tree.leaves(xs)[0]) == 1)
 
 
 @jax.custom_vjp
 def _lstm(gates: Array, kernel: Array, state: State) -> tuple[Array, State]:
-    """Return what LSTM cells give at each step, (s, b, r), and their state after the last.
+    """Return the outputs of LSTM cells at each step, (s, b, r), and their state after the last.
 
-    gates: (s, b, 4 r), what the inputs and biases add to the gates. kernel: (r, 4 r), of the step before. The
-    gradient of the kernel is one product over all steps; adding up one for each step would take half of the
-    time of a training step.
+    gates: (s, b, 4 r), what the inputs and biases add to the gates. kernel: (r, 4 r), for the hidden state of
+    the step before. The gradient of the kernel is one product over all steps; adding up one product per step
+    would take half of the time of a training step.
     """
     return _lstm_forward(gates, kernel, state)[0]
 

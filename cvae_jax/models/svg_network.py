@@ -7,14 +7,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from cvae_jax.models import strided
+from cvae_jax.models.interface import Variables
 from cvae_jax.models.layers import leaky_relu
 from cvae_jax.models.svg_layers import SLOPE, GaussianLSTM, Layer, Predictor, State
 from cvae_jax.runtime.errors import UserError
 
-# Channels of each layer in parts of `width`: groups of layers at a half, a quarter ... of the resolution
+# Channels of each layer as multiples of `width`: groups of layers at a half, a quarter ... of the resolution
 # (dcgan), or at the full one, a half ... (vgg). The decoder's groups begin at the lowest resolution; its last
 # layer, which draws the frame, is not in them.
 ENCODERS = {"dcgan": ((1,), (2,), (4,), (8,)), "vgg": ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8))}
@@ -29,9 +30,9 @@ _activate = functools.partial(leaky_relu, slope=SLOPE)
 
 
 class Encoder(nn.Module):
-    """Frames to a code in (-1, 1) and the maps that the decoder is shown, in the order they are made.
+    """Turns frames into a code in (-1, 1) and the maps that the decoder sees, in the order they are computed.
 
-    In training BatchNorm takes the statistics of each of the g frames over the batch. smallest: height and
+    In training, BatchNorm takes the statistics of each of the g frames over the batch. smallest: height and
     width of the last map before the code.
     """
 
@@ -74,7 +75,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A code, and what `project` made of the encoder's maps, to frames in (0, 1)."""
+    """Turns a code, and the encoder's maps as `project` returns them, into frames in (0, 1)."""
 
     backbone: str
     channels: int
@@ -131,7 +132,7 @@ class Decoder(nn.Module):
 
 
 def smallest_map(frame_size: tuple[int, ...]) -> tuple[int, int]:
-    """Return the size of the smallest map; UserError for frames whose sides cannot be halved so often."""
+    """Return the size of the smallest map; UserError for frames whose sides cannot be halved that often."""
     height, width = frame_size
     if height % REDUCTION or width % REDUCTION:
         raise UserError(
@@ -147,7 +148,7 @@ def _input(layer: Layer, x: Array) -> Array:
 
 
 class Network(nn.Module):
-    """All networks of a step. Labels, as vectors `label` (b, l), are joined last to the linear layers' input.
+    """All networks of a step. Label vectors are appended to the input of the linear layers.
 
     smallest: the frame's height and width over REDUCTION.
     """
@@ -232,3 +233,13 @@ class Network(nn.Module):
             self.prior(codes, labels, state)
         predicted, _ = self.predict(codes, z, labels, (state, state))
         return self.decode(predicted, self.project(maps), ones, train=True)
+
+
+def apply_normalised(
+    network: Network, method: str, variables: Variables, train: bool, *inputs: Any
+) -> tuple[Any, PyTree]:
+    """Return the output of a method whose arguments end in (mask, train), and the new batch statistics."""
+    if not train:
+        return network.apply(variables, *inputs, False, method=method), variables["batch_stats"]
+    outputs, updates = network.apply(variables, *inputs, True, method=method, mutable=["batch_stats"])
+    return outputs, updates["batch_stats"]

@@ -1,7 +1,7 @@
 """SVG's networks under the names of the published PyTorch program.
 
-`<module>.<name>` with the modules encoder, decoder, frame_predictor, posterior and, in SVG-LP, prior; a
-nested dict of their state dicts is the same. docs/parity.md says how to save one.
+Names are `<module>.<name>`, with the modules encoder, decoder, frame_predictor, posterior and, in SVG-LP,
+prior. A nested dict of the modules' state dicts is read as well. docs/parity.md says how to save one.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _CELL = re.compile(r"lstm\.(\d)\.(\w+)")
 
 
 def to_variables(state_dict: StateDict) -> dict:
-    """Return {'params', 'batch_stats'} of the networks' state dicts, by `<module>.<name>`.
+    """Return {'params', 'batch_stats'} from the networks' state dicts, by `<module>.<name>`.
 
-    Gradients under the same names are mapped the same way. Kernels become (h, w, I, O), also those of
+    Gradients under the same names are mapped the same way. Kernels become (h, w, I, O), including those of
     transposed convolutions; the vgg decoder's last layer, a transposed 3x3 convolution of stride 1, becomes
-    the convolution that does the same. Raises UserError for a name that is not the model's.
+    the equivalent convolution. Raises UserError for a name that is not the model's.
     """
     last_vgg = "decoder.upc5.1.weight"
     variables: dict = {"params": {}, "batch_stats": {}}
@@ -127,13 +127,13 @@ def _recurrent(module: str, rest: str, state_dict: StateDict) -> tuple[str, ...]
 
 
 def _changes(state_dict: StateDict) -> dict[str, Any]:
-    """Return the published training; the size of z tells on which data."""
+    """Return the settings of the published training; the size of z tells for which data set."""
     size = dimensions(state_dict)
     n_past, beta, rate = PUBLISHED.get(int(size["latents"]), PUBLISHED[10])
     model = {f"model.svg.{name}": value for name, value in size.items()}
     return model | {
         "model.kind": "svg",
-        # Labels are no part of what was published, and its decoder sees the frame before the last given one.
+        # The published model has no labels, and its decoder sees the frame before the last given one.
         "model.svg.label_features": 0,
         "model.svg.skip": "original",
         "n_past": n_past,

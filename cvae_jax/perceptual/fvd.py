@@ -1,7 +1,7 @@
 """FVD, the Frechet video distance (Unterthiner et al., 2018): how far apart two sets of videos are.
 
-Each set is described by the mean and the covariance of its I3D features. The distance falls with the number
-of videos, so numbers over different numbers of videos cannot be compared.
+Each set is described by the mean and the covariance of its I3D features. The distance falls as the number of
+videos grows, so distances over different numbers of videos cannot be compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Features:
     """Computes the features of videos of one length on the default device, one at a time."""
 
     def __init__(self, frames: int):
-        """frames: how many frames of each video are looked at, from the first; at least i3d.LEAST_FRAMES."""
+        """frames: how many frames of each video are used, from the first on; at least i3d.LEAST_FRAMES."""
         self._frames = frames
         self._weights = jax.device_put(i3d.load_weights())
         self._program = jax.jit(_features)
@@ -48,7 +48,7 @@ def _features(weights: dict, videos: Array) -> Array:
 def resized(videos: Array) -> Array:
     """Return uint8 (b, T, H, W, 3) as float32 in [-1, 1], bilinear to 224 x 224.
 
-    Pixel i of the result is taken from i * H / 224, as TensorFlow 1 does it and so the original FVD.
+    Pixel i of the result is sampled at i * H / 224, as in TensorFlow 1 and therefore in the original FVD.
     """
     unit = 2.0 * videos.astype(jnp.float32) / 255.0 - 1.0
     rows, columns = (jnp.asarray(_bilinear(size)) for size in videos.shape[2:4])
@@ -92,11 +92,11 @@ def _keep(path: Path, found: np.ndarray) -> None:
         with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, found)
     except OSError:
-        pass  # a folder that cannot be written: they are computed again next time
+        pass  # the folder cannot be written: features are computed again next time
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Return |m - n|^2 + tr(S + T - 2 (S T)^(1/2)) of two sets of features (n, d), n at least 2 each.
+    """Return |m - n|^2 + tr(S + T - 2 (S T)^(1/2)) of two sets of features (videos, d), at least 2 each.
 
     m, n and S, T are the means and the unbiased covariances (Dowson & Landau, 1982). With the centred
     features A and B, S = A'A and T = B'B, the trace of the root is the sum of the singular values of A B'.
@@ -115,9 +115,9 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interval(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return a 95 % interval of `frechet_distance` over clips: the distance plus and minus 1.96 deviations.
+    """Return a 95 % interval of `frechet_distance` over clips: the distance plus or minus 1.96 deviations.
 
-    The deviation is that of a bootstrap which draws clips with replacement, one's and other's together. Its
+    The deviation is that of a bootstrap that draws clips with replacement, the same ones from both sets. Its
     mean is not used: fewer different clips make the distance larger, so the percentiles of the bootstrap lie
     above the distance itself. For the same reason the interval does not cover the distance over more clips.
     """

@@ -1,8 +1,8 @@
 """I3D, the network whose features the Frechet video distance compares (Carreira & Zisserman, CVPR 2017).
 
-Trained on Kinetics-400; the features are its 400 logits, averaged over time. A convolution over time and
-space is a sum of convolutions over space, one for each frame its kernel reaches: on a CPU that is 2.7 times
-as fast as the native one.
+It was trained on Kinetics-400; the features are its 400 logits, averaged over time. A convolution over time
+and space is computed as a sum of convolutions over space, one for each frame that its kernel reaches: on a
+CPU that is 2.7 times as fast as the native one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BLOCKS = (  # in order: (name, or window and strides of a pooling)
 
 @functools.cache
 def load_weights() -> dict:
-    """Return the network's weights; UserError where the package that carries them is not installed."""
+    """Return the network's weights; UserError if the package that contains them is not installed."""
     return files.load(PACKAGE, "i3d-kinetics-400.ckpt")
 
 
@@ -59,7 +59,7 @@ def logits(weights: dict, videos: Float[Array, "b t 224 224 3"]) -> Float[Array,
 
 
 def _units(weights: dict):
-    """Return unit(*path, x, stride) -> a convolution, normalised, through a ReLU."""
+    """Return unit(*path, x, stride), which applies a convolution, its normalisation and a ReLU."""
 
     def unit(*arguments, stride: int = 1) -> Array:
         *path, x = arguments
@@ -77,7 +77,7 @@ def _units(weights: dict):
 
 
 def _inception(unit, x: Array) -> Array:
-    """Return the four branches of an inception module, one after the other along the channels."""
+    """Return the four branches of an inception module, concatenated along the channels."""
     narrow = [unit(f"Branch_{i}/Conv3d_0a_1x1", x) for i in range(3)]
     wide = [unit(f"Branch_{i}/Conv3d_0b_3x3", narrow[i]) for i in (1, 2)]
     pooled = unit("Branch_3/Conv3d_0b_1x1", _max_pool(x, (3, 3, 3), (1, 1, 1)))
@@ -91,13 +91,13 @@ def _padding(size: int, window: int, stride: int) -> tuple[int, int]:
 
 
 def _convolve(x: Array, kernel: Array, stride: int) -> Array:
-    """Return a convolution of (b, t, h, w, i) with SAME padding and one stride along time and space."""
+    """Return a convolution of (b, t, h, w, i) with SAME padding and the same stride along time and space."""
     b, t, _, _, channels = x.shape
     steps = -(-t // stride)
     x = jnp.pad(x, [(0, 0), _padding(t, kernel.shape[0], stride), (0, 0), (0, 0), (0, 0)])
     reached = [x[:, i : i + stride * (steps - 1) + 1 : stride] for i in range(kernel.shape[0])]
     taps = list(kernel)
-    if channels <= 3:  # too few for a convolution over space: side by side they are more
+    if channels <= 3:  # too few for a convolution over space: concatenated there are more
         reached, taps = [jnp.concatenate(reached, axis=-1)], [jnp.concatenate(taps, axis=2)]
     total = jnp.zeros(())
     for frames, tap in zip(reached, taps, strict=True):

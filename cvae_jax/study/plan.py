@@ -30,12 +30,12 @@ class Planned:
 
     @property
     def stopped(self) -> bool:
-        """Whether a number that was not finite ended the run."""
+        """Whether a non-finite number ended the run."""
         return (self.workdir / STOPPED).exists()
 
     @property
     def epochs_shown(self) -> list[int]:
-        """After how many epochs figure 4 looks at it: at half time, if that is kept, and at the end."""
+        """After how many epochs figure 4 shows it: halfway, if that checkpoint is kept, and at the end."""
         epochs, kept = self.config.num_epochs, self.config.checkpoint.save_every
         return [epochs // 2, epochs] if kept and epochs % (2 * kept) == 0 else [epochs]
 
@@ -55,9 +55,9 @@ class Planned:
 
 
 def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
-    """Return the runs of a study, seed after seed, so that what is done early can be compared.
+    """Return the runs of a study, seed after seed, so that the runs done first can be compared.
 
-    Raises UserError for a variant that changes no field of a run, or a field to what it cannot be, and
+    Raises UserError for a variant that changes a field that does not exist or gives it an invalid value, and
     for figures of variants that do not exist; variants that were not chosen are left out of the figures.
     """
     _check(study)
@@ -96,7 +96,7 @@ def _check(study: ConfigDict) -> None:
 
 
 def scorings(study: ConfigDict, run: Planned) -> Iterator[tuple[str, int]]:
-    """Yield (split, epochs trained) of what is scored of a run: for the table, and for figure 4."""
+    """Yield (split, epochs trained) for each scoring of a run: for the table, and for figure 4."""
     yield study.split, run.config.num_epochs
     if run.variant in (*study.figures.schedules, *study.figures.schedules_scaled):
         for epoch in run.epochs_shown:

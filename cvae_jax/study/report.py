@@ -1,4 +1,4 @@
-"""The report of a study: figures, a table with intervals over seeds, as Markdown and one HTML file."""
+"""The report of a study: figures and tables with intervals over seeds, as Markdown and as one HTML file."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def write(
 
 
 def shared_protocol(study: ConfigDict, runs: Sequence[Planned]) -> dict:
-    """Return the protocol of all runs' scores; what belongs to a run is listed. {} where nothing is scored.
+    """Return the protocol of all runs' scores, {} if nothing is scored; per-run fields list all values.
 
-    Raises UserError where two runs were scored under different protocols, or on other data.
+    Raises UserError if two runs were scored under different protocols, or on other data.
     """
     scored = [(run, run.scores(study.split, run.config.num_epochs)) for run in runs]
     protocols = {str(run.workdir): scores["protocol"] for run, scores in scored if scores}

@@ -1,7 +1,7 @@
 """A study: many runs, one on each device at a time.
 
-A study's folder holds runs/<variant>/seed_<n>/, each an ordinary workdir, and the report made of them. What
-is done is not done again: an interrupted study resumes where it stopped.
+A study's folder holds runs/<variant>/seed_<n>/, each an ordinary workdir, and the report on them. Nothing is
+done twice: an interrupted study resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _run_all(
 
 
 def _refuse_other_run(run: Planned) -> None:
-    """Raise UserError where the run's folder holds one of another config, or of another length."""
+    """Raise UserError if the run's folder holds a run with another config or another number of epochs."""
     if not (run.workdir / config_files.FILE).exists():
         return
     stored = config_files.load(run.workdir, defaults.get_config())

@@ -33,10 +33,10 @@ def summarise(study: ConfigDict, runs: Sequence[Planned]) -> list[dict]:
 
     `runs` are those of `cvae_jax.study.plan.plan`. 'stopped' counts runs that a non-finite number stopped, or
     whose scores are not finite. Every entry but 'variant', 'seeds', 'stopped' and 'metrics' holds
-    {'mean', 'ci95', 'by_seed'}. 'metrics' holds for each metric such entries of the rows 'prior' and
-    'prior_best_of_N', and the 'difference' of the former to the variant that is compared with. Differences
-    are taken seed by seed: the runs of one seed share the order of the data, the noise and, where they have
-    the same networks, the initial parameters.
+    {'mean', 'ci95', 'by_seed'}. 'metrics' holds such entries for each metric: for the rows 'prior'
+    and 'prior_best_of_N', and for the 'difference' of the former from the variant that is compared with.
+    Differences are taken seed by seed: the runs of one seed share the order of the data, the noise and, where
+    they have the same networks, the initial parameters.
     """
     found = {
         name: {run.seed: _final(study, run) for run in runs if run.variant == name} for name in study.variants
@@ -62,7 +62,7 @@ def summarise(study: ConfigDict, runs: Sequence[Planned]) -> list[dict]:
 def _metrics(done: dict[int, dict], compared: dict[int, dict | None] | None) -> dict[str, dict]:
     """Return {metric: its entries} over the seeds of a variant, and the difference seed by seed.
 
-    Only for metrics that all of the seeds have: LPIPS may have been installed for some of them.
+    Only metrics that all of the seeds have are included: LPIPS may have been installed for some of them only.
     """
     names = set.intersection(*(set(values["metrics"]) for values in done.values())) if done else set()
     found: dict[str, dict] = {}

@@ -54,7 +54,7 @@ def results_table(study: ConfigDict, rows: list[dict]) -> str:
 
 
 def predictions_table(study: ConfigDict, rows: list[dict]) -> str:
-    """Return the metrics of the prior's rows as a Markdown table: a variant and metric per line."""
+    """Return the metrics of the prior's rows as a Markdown table: one line per variant and metric."""
     header = ["variant", "metric", "N = 1", "95 %", "best of N", "95 %"]
     header += [f"minus {study.compare}", "95 %"] if study.compare else []
     lines = []

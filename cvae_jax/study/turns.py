@@ -1,8 +1,8 @@
 """The prior's width before and at the turns of digits: python -m cvae_jax.study.turns W1 W2 ... --out=F.png
 
-For runs on Stochastic Moving MNIST that evaluate.py has scored: the prior's standard deviation against the
-number of frames to the next frame in which a digit shows a new, random velocity. A learned prior that has
-found where digits turn is wide there and narrow in between.
+It takes runs on Stochastic Moving MNIST that evaluate.py has scored, and plots the prior's standard deviation
+against the number of frames until a digit next shows a new, random velocity. A learned prior that knows where
+digits turn is wide there and narrow in between.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FARTHEST = 8  # frames to the next turn that are shown
 
 
 def frames_to_turn(turned: np.ndarray) -> np.ndarray:
-    """Return float (T,): frames from each frame to the next that has a turn, 0 in that frame itself.
+    """Return float (T,): the number of frames from each frame to the next one with a turn, 0 in that frame.
 
     turned: bool (T, digits), as `turns` of the data set returns it. NaN where no turn follows.
     """

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,54 +21,19 @@ from jax import lax
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from cvae_jax.losses import Objective
-from cvae_jax.models.interface import StepInputs, Variables, VideoModel, over_groups
+from cvae_jax.models.interface import Variables, VideoModel, over_groups
 from cvae_jax.rollout.noise import Noise
 from cvae_jax.rollout.scan import (
     Clips,
     RolloutOptions,
-    RolloutState,
-    as_float,
-    frames_from,
     observe_step,
     scan_steps,
     with_conditioning,
 )
+from cvae_jax.training.problem import Chunks, Problem, Scores
 
 Gradients = tuple[PyTree, dict[str, Array], PyTree]
 """(gradients, metrics, batch statistics)."""
-
-Scores = tuple[Array, Array]
-"""(recon, kl) of each step and clip."""
-
-
-class _Problem(NamedTuple):
-    """What is differentiated: the same for all forms."""
-
-    model: VideoModel
-    objective: Objective
-    options: RolloutOptions
-    variables: Variables
-    clips: Clips
-    frames: Array  # those of the clips
-    noise: Noise
-    forced: Array
-    n_past: int
-    reduce: Callable[[Array, Array, Array], tuple[Scalar, dict[str, Array]]]
-
-    def begin(self, params: PyTree) -> tuple[PyTree, PyTree]:
-        """Return the constants and the first carry, as functions of the parameters."""
-        given = as_float(self.frames[:, : self.n_past])
-        labels = as_float(self.clips.labels[:, : self.n_past])
-        return self.model.begin(self.with_params(params), given, labels, train=True)
-
-    def with_params(self, params: PyTree, batch_stats: PyTree | None = None) -> Variables:
-        """Return the variables with other parameters (and batch statistics)."""
-        stats = self.variables["batch_stats"] if batch_stats is None else batch_stats
-        return {**self.variables, "params": params, "batch_stats": stats}
-
-    def start(self, carry: PyTree) -> RolloutState:
-        """Return the state before step 1."""
-        return RolloutState(as_float(self.frames[:, 0]), carry)
 
 
 def clip_gradients(
@@ -100,7 +64,7 @@ def clip_gradients(
     assert clips.frames is not None, "there are true frames to learn from"
     frame_size = math.prod(clips.frames.shape[2:])
     forced = forced.at[0].set(True)
-    problem = _Problem(
+    problem = Problem(
         model, objective, options, variables, clips, clips.frames, noise, forced, n_past, reduce
     )
     step_by_step, folded = _within_steps, _folded
@@ -113,7 +77,7 @@ def clip_gradients(
     return lax.cond(jnp.all(forced), lambda: folded(problem), lambda: step_by_step(problem))
 
 
-def _through_time(problem: _Problem, scores_of: Callable) -> Gradients:
+def _through_time(problem: Problem, scores_of: Callable) -> Gradients:
     """Differentiate the loss of whole clips; `scores_of` runs through them."""
 
     def loss_of(params):
@@ -125,7 +89,7 @@ def _through_time(problem: _Problem, scores_of: Callable) -> Gradients:
     return gradients, metrics, batch_stats
 
 
-def _scanned_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
+def _scanned_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
     """Return the scores of all steps, and the batch statistics; the backward pass recomputes each step."""
     model = problem.model
 
@@ -144,9 +108,9 @@ def _scanned_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
     return scores, batch_stats
 
 
-def _folded_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
+def _folded_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
     """Return what `_scanned_scores` does, chunk after chunk; of several the backward pass recomputes each."""
-    chunks = _Chunks.of(problem)
+    chunks = Chunks.of(problem)
     constants, carry = problem.begin(params)
 
     def advance(loop, chunk):
@@ -165,7 +129,7 @@ def _folded_scores(problem: _Problem, params: PyTree) -> tuple[Scores, PyTree]:
     return jax.tree.map(whole, scores), batch_stats
 
 
-def _within_steps(problem: _Problem) -> Gradients:
+def _within_steps(problem: Problem) -> Gradients:
     """Take the gradient of each step inside the scan, and of the constants after it."""
     model, params = problem.model, problem.variables["params"]
     constants, pull_back_constants, carry = jax.vjp(problem.begin, params, has_aux=True)
@@ -209,7 +173,7 @@ def _within_steps(problem: _Problem) -> Gradients:
     return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
 
 
-def _scan(problem: _Problem, advance: Callable, carry: PyTree, total: PyTree = None) -> tuple:
+def _scan(problem: Problem, advance: Callable, carry: PyTree, total: PyTree = None) -> tuple:
     return scan_steps(
         advance,
         problem.clips,
@@ -223,61 +187,9 @@ def _scan(problem: _Problem, advance: Callable, carry: PyTree, total: PyTree = N
     )
 
 
-class _Chunks(NamedTuple):
-    """Teacher-forced clips in chunks of steps.
-
-    All chunks have one length: the last one is filled up with steps whose mask is 0.
-    """
-
-    problem: _Problem
-    steps: int
-    number: int
-    size: int
-    frames: Array
-    labels: Array
-
-    @classmethod
-    def of(cls, problem: _Problem) -> _Chunks:
-        """Return chunks of at most `time_chunk` steps."""
-        steps = problem.clips.labels.shape[1] - 1
-        number = -(-steps // problem.options.time_chunk)
-        size = -(-steps // number)
-        videos = (_extend(video, number * size + 1) for video in (problem.frames, problem.clips.labels))
-        return cls(problem, steps, number, size, *videos)
-
-    def inputs(self, chunk: Array) -> StepInputs:
-        """Return the inputs of a chunk's steps, but for the conditioning."""
-        problem, first = self.problem, chunk * self.size
-        t = 1 + first + jnp.arange(self.size)
-        window = frames_from(self.frames, first, self.size + 1)
-        return StepInputs(
-            t=t,
-            previous=window[:-1],
-            previous_is_true=jnp.ones(self.size, bool),
-            previous_is_given=t <= problem.n_past,
-            label=frames_from(self.labels, 1 + first, self.size),
-            conditioning=None,
-            noise=jax.vmap(problem.noise)(t),
-            mask=(t <= self.steps)[:, None] * problem.clips.mask[None],
-            target=window[1:],
-        )
-
-    def observe(
-        self, params: PyTree, batch_stats: PyTree, constants: PyTree, carry: PyTree, x: StepInputs
-    ) -> tuple[PyTree, PyTree, Scores]:
-        """Return the carry, the batch statistics and the scores of a chunk's steps."""
-        model, objective = self.problem.model, self.problem.objective
-        here = self.problem.with_params(params, batch_stats)
-        conditioning, stats = model.condition(here, x.label, x.mask, train=True)
-        here = self.problem.with_params(params, stats)
-        x = dataclasses.replace(x, conditioning=conditioning)
-        outputs, carry, stats = model.teacher_forced_chunk(here, constants, carry, x, train=True)
-        return carry, stats, objective.score(outputs, x.target, train=True)
-
-
-def _folded(problem: _Problem) -> Gradients:
+def _folded(problem: Problem) -> Gradients:
     """Take the gradients of a teacher-forced clip with time folded into the batch, chunk after chunk."""
-    params, chunks = problem.variables["params"], _Chunks.of(problem)
+    params, chunks = problem.variables["params"], Chunks.of(problem)
     constants, pull_back_constants, carry = jax.vjp(problem.begin, params, has_aux=True)
 
     def body(loop, chunk):
@@ -300,14 +212,6 @@ def _folded(problem: _Problem) -> Gradients:
     )
     gradients = _add(gradients, pull_back_constants(of_constants)[0])
     return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
-
-
-def _extend(video: Array, length: int) -> Array:
-    """Return (b, t, ...) with the last frame repeated up to `length` frames."""
-    missing = length - video.shape[1]
-    if not missing:
-        return video
-    return jnp.concatenate([video, jnp.repeat(video[:, -1:], missing, axis=1)], axis=1)
 
 
 def _add(one: PyTree, other: PyTree) -> PyTree:
