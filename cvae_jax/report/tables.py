@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cvae_jax.report.columns import PSNR, SSIM, Metric, direction, metrics_of
 
+LONGEST_LIST = 8  # of a protocol, that is shown whole
 _MISSING = "-"
 _MARK = "†"
 # Said of samples of one clip whose PSNR to each other is at least COINCIDE_DB.
@@ -52,7 +53,7 @@ def results_table(results: dict) -> str:
     groups = [("Mean over scenes" if scenes else "Results", None)]
     groups += [(f"Scene {scene}", scene) for scene in scenes]
     protocol = results["protocol"]
-    parts = [_chosen_on(protocol), "### Protocol", _protocol_card(protocol)]
+    parts = [_chosen_on(protocol), "### Protocol", protocol_card(protocol)]
     for title, scene in groups:
         chosen = [row for row in rows if row.get("scene") == scene]
         if chosen:
@@ -85,7 +86,8 @@ def _chosen_on(protocol: dict) -> str:
     return f"Checkpoint `best`: chosen on the validation clips, scored on the {protocol.get('split')} clips."
 
 
-def _protocol_card(protocol: dict) -> str:
+def protocol_card(protocol: dict) -> str:
+    """Return a protocol as a Markdown list; of long lists the first, the last and the length."""
     return "\n".join(f"- {key}: {_plain(value)}" for key, value in protocol.items())
 
 
@@ -93,7 +95,14 @@ def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} = {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value)
+        items = [_plain(item) for item in value]
+        if len(items) <= LONGEST_LIST:
+            return ", ".join(items)
+        return (
+            f"{items[0]} ({len(items)} times)"
+            if len(set(items)) == 1
+            else (f"{items[0]}, {items[1]}, ..., {items[-1]} ({len(items)})")
+        )
     if isinstance(value, bool):
         return "yes" if value else "no"
     return _MISSING if value is None else str(value)

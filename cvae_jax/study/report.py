@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cvae_jax.report import columns
 from cvae_jax.report.compare import OF_THE_RUN, refuse_other_protocol
+from cvae_jax.report.tables import protocol_card
 from cvae_jax.runtime.files import replacing
 from cvae_jax.study import figures, tables
 from cvae_jax.study.plan import Planned
@@ -183,7 +184,7 @@ def render(
         "## Figures",
         *(f"![{caption}]({file})\n\n{caption}" for file, caption in pictures),
         "## Protocol",
-        "\n".join(f"- {key}: {_short(value)}" for key, value in protocol.items()),
+        protocol_card(protocol),
         "## Variants",
         "\n".join(
             f"- `{name}`: {_changes(study.changes[name].to_dict()) or 'the base'}" for name in study.variants
@@ -222,8 +223,3 @@ def _changes(tree: dict, prefix: str = "") -> str:
         nested = isinstance(value, dict)
         parts.append(_changes(value, f"{prefix}{key}.") if nested else f"{prefix}{key} = {value}")
     return ", ".join(filter(None, parts))
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-    return text if len(text) <= 200 else text[:197] + "..."

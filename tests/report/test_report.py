@@ -14,7 +14,7 @@ from cvae_jax.report.figures import (
     save_strip,
     save_training_curves,
 )
-from cvae_jax.report.tables import markdown_table, results_table
+from cvae_jax.report.tables import markdown_table, protocol_card, results_table
 
 RED, GREEN, BLUE = (200, 10, 20), (10, 180, 30), (5, 15, 220)
 
@@ -389,3 +389,14 @@ def test_a_row_that_does_not_say_whether_it_sees_its_target_is_refused():
     del row["sees_target"]
     with pytest.raises(KeyError, match="sees_target"):
         results_table({"protocol": {}, "rows": [row]})
+
+
+def test_long_lists_of_a_protocol_are_cut():
+    clips = [f"test_{n}" for n in range(256)]
+    card = protocol_card({"n_pred": [20] * 256, "clips": clips, "frame_size": [64, 64], "chosen": [1, 2]})
+    assert card.splitlines() == [
+        "- n_pred: 20 (256 times)",
+        "- clips: test_0, test_1, ..., test_255 (256)",
+        "- frame_size: 64, 64",
+        "- chosen: 1, 2",
+    ]
