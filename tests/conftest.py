@@ -33,15 +33,15 @@ from small_model import SmallCVAE  # noqa: E402
 from cvae_jax import models  # noqa: E402
 
 MAPS = Path("/proc/self/maps")
-MANY_MAPS = 25_000
+MANY_MAPS = 35_000
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def limit_memory_maps():
-    """Drop all compiled programs after a module that leaves many memory maps.
+    """Drop all compiled programs after a test that leaves many memory maps.
 
     A program has up to hundreds of them, and a process with as many as Linux admits, 65,530, crashes when it
-    loads another program. Modules that share programs keep them otherwise.
+    loads another program. Otherwise programs are kept for the tests that share them.
     """
     yield
     if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MANY_MAPS:

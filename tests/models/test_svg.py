@@ -174,7 +174,7 @@ def test_folded_time_gives_the_numbers_of_single_steps(skip, n_past, sizes):
 
 def test_a_whole_clip_is_one_batch():
     """Also by default: convolutions of all frames at once, and nothing is computed again."""
-    parts = Components.build(tiny())
+    parts = Components.build(tiny(**{"rollout.fold_time": None}))
     assert parts.rollout.fold_time and parts.rollout.time_chunk >= STEPS
     model = dataclasses.replace(MODEL, formulation="plain")
     variables, clips = variables_of(model), clips_of(video())
@@ -331,6 +331,7 @@ def tiny(**changes):
     config.batch_size, config.num_epochs, config.data.clips_per_epoch = 4, 2, 8
     config.n_past, config.clip_length = N_PAST, STEPS + 1
     config.eval.every, config.log.images = 1, False
+    config.rollout.fold_time = False  # a second program to compile
     config.update_from_flattened_dict(changes)
     return config
 
@@ -403,7 +404,8 @@ def test_a_resumed_run_is_the_same(grey_data, tmp_path):
 @pytest.mark.parametrize("draw", ["example_step", "forced", pytest.param("step", marks=pytest.mark.slow)])
 def test_one_device_equals_two_with_padding(draw):
     """Three clips on one device, and filled up to four on two: the same losses and running statistics."""
-    parts, rng = Components.build(tiny()), np.random.default_rng(0)
+    parts = Components.build(tiny(**{"rollout.fold_time": draw == "forced"}))
+    rng = np.random.default_rng(0)
     variables = init_variables(parts.model, 0, SIZE, 0)
     batch = {
         "frames": rng.integers(0, 255, (3, STEPS + 1, *SIZE, 3), np.uint8),
