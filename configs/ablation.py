@@ -9,7 +9,7 @@ Every run takes as many steps on as many frames.
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from configs import recommended, study_reduced
+from configs import recommended, study, study_reduced
 
 # Row: the fields of `recommended.CHANGES` that it takes over.
 ROWS = {
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config = study_reduced.get_config()
     config.name = "ablation"
     config.compare, config.steps = "report_exact", True
-    config.figures.update(forcing="", schedules=(), schedules_scaled=(), decays=())
+    config.figures.update(study.NO_REPORT_FIGURES)
     config.base.beta.kind = "monotonic"
     config.base.checkpoint.save_every = 0
     config.base.eval.every = 50

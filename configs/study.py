@@ -10,6 +10,9 @@ from ml_collections import ConfigDict
 
 from cvae_jax import defaults
 
+# For studies of other questions than the report's: `config.figures.update(study.NO_REPORT_FIGURES)`.
+NO_REPORT_FIGURES = {"forcing": "", "schedules": (), "schedules_scaled": (), "decays": ()}
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()

@@ -49,6 +49,6 @@ def get_config() -> ConfigDict:
     )
     config.variants = ("svg_lp", "svg_fp", "cvae_learned", "cvae_standard")
     config.compare = "svg_fp"
-    config.figures.update(forcing="", schedules=(), schedules_scaled=(), decays=())
+    config.figures.update(study.NO_REPORT_FIGURES)
     config.figures.course = config.variants
     return config

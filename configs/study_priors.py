@@ -13,8 +13,6 @@ from ml_collections import ConfigDict
 
 from configs import recommended, study
 
-KINDS = ("none", "monotonic", "cyclical")
-
 
 def get_config() -> ConfigDict:
     config = study.get_config()
@@ -32,18 +30,19 @@ def get_config() -> ConfigDict:
     base.checkpoint.update(keep=1, every=10, save_every=0)
     base.log.images = False
 
-    svg = {
+    learned = {"model": {"cvae": {"prior": "learned"}}}
+    svg_lp = {
         "model": {"kind": "svg"},
         "loss": {"reconstruction": "mse", "logvar_clip": 0.0},
         "teacher_forcing": {"initial": 1.0},
     }
     changes = {"standard": {}}
-    for model, change in (("learned", {"model": {"cvae": {"prior": "learned"}}}), ("svg_lp", svg)):
-        for kind in KINDS:
-            beta = {"kind": kind} | ({"scale": 1e-4} if model == "svg_lp" else {})
-            changes[model if kind == "none" else f"{model}_{kind}"] = change | {"beta": beta}
+    for model, change, scale in (("learned", learned, 1.0), ("svg_lp", svg_lp, 1e-4)):
+        changes[model] = change | {"beta": {"scale": scale}}
+        for kind in ("monotonic", "cyclical"):
+            changes[f"{model}_{kind}"] = change | {"beta": {"kind": kind, "scale": scale}}
     config.changes = ConfigDict(changes)
     config.variants = tuple(changes)
     config.compare = "standard"
-    config.figures.update(forcing="", schedules=(), schedules_scaled=(), decays=())
+    config.figures.update(study.NO_REPORT_FIGURES)
     return config

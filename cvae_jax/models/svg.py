@@ -25,7 +25,7 @@ from cvae_jax.models.interface import (
     VideoModel,
     standard_normal,
 )
-from cvae_jax.models.svg_layers import initial_values, scan_steps
+from cvae_jax.models.svg_layers import initial_values, over_steps
 from cvae_jax.models.svg_network import BACKBONES, Maps, Network, apply_normalised, smallest_map
 from cvae_jax.runtime.errors import UserError
 
@@ -229,7 +229,7 @@ class SVG(VideoModel):
 
             return lax.cond(t <= last, refresh, lambda: skips), skips
 
-        skips, of_steps = scan_steps(after, skips, (x.t, maps))
+        skips, of_steps = over_steps(after, skips, (x.t, maps))
         return of_steps, skips
 
     def _encode(

@@ -179,7 +179,7 @@ def _uniform(width: int) -> Callable[..., Array]:
     return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
-def scan_steps(step: Callable, init: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
+def over_steps(step: Callable, init: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
     """Scan over steps; a single step is not compiled as a loop."""
     return lax.scan(step, init, xs, reverse=reverse, unroll=len(jax.tree.leaves(xs)[0]) == 1)
 
@@ -201,7 +201,7 @@ def _lstm_forward(gates, kernel, state):
         after = _cell(gates, state[1])
         return after, (after[0], gates, state)
 
-    after, (hidden, gates, before) = scan_steps(step, state, gates)
+    after, (hidden, gates, before) = over_steps(step, state, gates)
     return (hidden, after), (gates, kernel, before)
 
 
@@ -214,7 +214,7 @@ def _lstm_backward(residuals, cotangents):
         of_gates, of_cell = jax.vjp(_cell, gates, cell)[1]((of_state[0] + of_hidden, of_state[1]))
         return (_product(of_gates, kernel.T), of_cell), of_gates
 
-    of_state, of_gates = scan_steps(step, of_state, (gates, cell, of_hidden), reverse=True)
+    of_state, of_gates = over_steps(step, of_state, (gates, cell, of_hidden), reverse=True)
     rows = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     return of_gates, _product(rows(hidden).T, rows(of_gates)), of_state
 

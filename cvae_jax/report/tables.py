@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cvae_jax.report.columns import PSNR, SSIM, Metric, direction, metrics_of
 
-LONGEST_LIST = 8  # of a protocol, that is shown whole
+LONGEST_LIST = 8  # that a protocol shows in full
 _MISSING = "-"
 _MARK = "†"
 # Said of samples of one clip whose PSNR to each other is at least COINCIDE_DB.
@@ -87,7 +87,7 @@ def _chosen_on(protocol: dict) -> str:
 
 
 def protocol_card(protocol: dict) -> str:
-    """Return a protocol as a Markdown list; of long lists the first, the last and the length."""
+    """Return a protocol as a Markdown list; long lists are shown by their ends and their length."""
     return "\n".join(f"- {key}: {_plain(value)}" for key, value in protocol.items())
 
 
@@ -98,11 +98,9 @@ def _plain(value: object) -> str:
         items = [_plain(item) for item in value]
         if len(items) <= LONGEST_LIST:
             return ", ".join(items)
-        return (
-            f"{items[0]} ({len(items)} times)"
-            if len(set(items)) == 1
-            else (f"{items[0]}, {items[1]}, ..., {items[-1]} ({len(items)})")
-        )
+        if len(set(items)) == 1:
+            return f"{items[0]} ({len(items)} times)"
+        return f"{items[0]}, {items[1]}, ..., {items[-1]} ({len(items)})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return _MISSING if value is None else str(value)

@@ -149,27 +149,25 @@ def test_each_frame_enters_the_running_statistics_once():
 
 
 @pytest.mark.parametrize(
-    ("skip", "n_past", "sizes"), [("last_given", 4, (3, 5)), ("running_mean", 2, (2,))], ids=lambda v: str(v)
+    ("skip", "n_past", "sizes"), [("last_given", 4, (3, 5)), ("running_mean", 2, (2,))], ids=str
 )
 def test_folded_time_gives_the_numbers_of_single_steps(skip, n_past, sizes):
-    """With label images, a clip of padding, whole clips, and chunks of which the last is filled up.
+    """Five steps as one chunk and as chunks of 2 or 3, the last of which holds a step of padding.
 
-    Five steps. In chunks of 3, skips that are refreshed in the second.
+    One clip is padding too. The clips have label images, and with 4 given frames the second chunk refreshes
+    the skips.
     """
     model, frames = dataclasses.replace(MODEL, skip=skip), video(6)
     variables, labels = variables_of(model, label_size=None), video(6, seed=1)
     clips = dataclasses.replace(clips_of(frames, labels), mask=jnp.asarray([1.0, 1.0, 1.0, 0.0]))
     forced = jnp.ones(5, bool)
     expected = gradients_of(model, variables, clips, forced, n_past)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5 * scale)
     for size in sizes:
         options = RolloutOptions(fold_time=True, time_chunk=size)
         found = gradients_of(model, variables, clips, forced, n_past, options)
-        scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
-        jax.tree.map(
-            lambda a, b, scale=scale: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale),
-            found,
-            expected,
-        )
+        jax.tree.map(close, found, expected)
 
 
 def test_a_whole_clip_is_one_batch():

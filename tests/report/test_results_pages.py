@@ -35,8 +35,12 @@ def test_moving_mnist_models(label, variant, row):
 
 @pytest.mark.parametrize(
     ("label", "row"),
-    [("mean training frame", "mean_frame"), ("last given frame", "copy_first"), ("N = 1", "prior")]
-    + [("best of 100", "prior_best_of_N")],
+    [
+        ("mean training frame", "mean_frame"),
+        ("last given frame", "copy_first"),
+        ("N = 1", "prior"),
+        ("best of 100", "prior_best_of_N"),
+    ],
 )
 def test_moving_mnist_baselines_and_best_of_100(label, row):
     folder = RESULTS / "study_mmnist"
