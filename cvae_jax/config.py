@@ -139,8 +139,12 @@ class Components:
         return parts
 
     @property
-    def compiled(self) -> tuple:
-        """What the compiled programs depend on; the values of the schedules reach them as arguments."""
+    def compiled(self) -> tuple[VideoModel, Objective, RolloutOptions, int, Optimizer]:
+        """What the compiled programs depend on; the values of the schedules reach them as arguments.
+
+        (Where no draw decides teacher forcing, that of the training step also depends on it: see
+        `Controls.throughout`.)
+        """
         return self.model, self.objective, self.rollout, self.n_past, self.optimizer
 
 

@@ -104,8 +104,10 @@ def open_run(
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     chosen = Devices(devices)
+    throughout = controls.throughout if parts.rollout.fold_time else None  # else it changes nothing
     train_step = cache.get(
-        ("train", parts.compiled, chosen.devices), lambda: chosen.map_update(make_train_step(*parts.compiled))
+        ("train", parts.compiled, throughout, chosen.devices),
+        lambda: chosen.map_update(make_train_step(*parts.compiled, throughout=throughout)),
     )
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))

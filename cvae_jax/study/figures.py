@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from cvae_jax.report.figures import finish, numbers, save_figure
 
 Course = dict[str, list[list[dict]]]
+
+LINEAR = 0.1  # nats per frame up to which the axis of the KL is linear
 
 
 def save_forcing(path: str | os.PathLike, name: str, histories: list[list[dict]]) -> None:
@@ -109,15 +112,26 @@ def save_decays(path: str | os.PathLike, course: Course) -> None:
     save_figure(path, figure)
 
 
-def save_latents(path: str | os.PathLike, course: Course) -> None:
-    """Figure 6: KL in nats per frame, share of active units, posterior minus prior."""
+def save_latents(path: str | os.PathLike, course: Course, percentages: bool = False) -> None:
+    """Figure 6: KL in nats per frame, share of active units, posterior minus prior.
+
+    percentages: the horizontal axis is the percentage of a run's epochs that are done, for runs with
+    different numbers of epochs; the rows of the histories then also hold it as 'trained'.
+    """
     titles = {
         "val_kl_nats_per_frame": "KL (nats per frame)",
         "val_active_units_share": "active units (share)",
         "val_psnr_gap": "PSNR, posterior minus prior (dB)",
     }
-    figure, panels = _panels(course, titles)
-    panels[0].set_yscale("symlog", linthresh=1.0)
+    if percentages:
+        figure, panels = _panels(course, titles, x="trained", xlabel="percentage of the run's epochs")
+    else:
+        figure, panels = _panels(course, titles)
+    panels[0].set_ylim(bottom=0)
+    if panels[0].get_ylim()[1] > 2 * LINEAR:
+        panels[0].set_yscale("symlog", linthresh=LINEAR)
+        panels[0].yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
     save_figure(path, figure)
 
 

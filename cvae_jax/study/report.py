@@ -63,6 +63,9 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
     def course(names: Sequence[str]) -> figures.Course:
         return {name: [r.history for r in runs if r.variant == name and r.history] for name in names}
 
+    def located(names: Sequence[str]) -> figures.Course:
+        return {name: [h for r in runs if r.variant == name and (h := _located(r))] for name in names}
+
     drawn: list[tuple[str, str]] = []
 
     def asked(field: str) -> tuple[str, ...]:
@@ -117,7 +120,8 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
         "6_latents.png",
         "Figure 6. What the latents carry.",
         figures.save_latents,
-        course(list(study.variants)),
+        located(study.variants),
+        len({r.config.num_epochs for r in runs}) > 1,
     )
     if asked("course"):
         add(
@@ -125,14 +129,18 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
             "Figure 7. Metrics of the validation clips, z from the prior (one draw), against the training "
             "clips seen.",
             figures.save_course,
-            {name: [_clips_seen(r) for r in runs if r.variant == name] for name in asked("course")},
+            located(asked("course")),
         )
     return drawn
 
 
-def _clips_seen(run: Planned) -> list[dict]:
-    """Return the rows of a run's metrics.jsonl with the number of training clips that it had seen."""
-    return [row | {"clips_seen": row["step"] * run.config.batch_size} for row in run.history]
+def _located(run: Planned) -> list[dict]:
+    """Return the rows of a run's metrics.jsonl with the clips seen and the percentage of epochs done."""
+    batch, epochs = run.config.batch_size, run.config.num_epochs
+    return [
+        row | {"clips_seen": row["step"] * batch, "trained": 100 * (row["epoch"] + 1) / epochs}
+        for row in run.history
+    ]
 
 
 def per_frame_curves(

@@ -39,6 +39,18 @@ class Controls:
     clip_length: int
     n_past: int
 
+    @property
+    def throughout(self) -> bool | None:
+        """Whether all steps of all clips see the true previous frame; None if draws decide that.
+
+        False: only steps from context frames do.
+        """
+        if self.clip_length - 1 <= self.n_past:
+            return True
+        if self.forcing.kind != "constant":
+            return None
+        return {0.0: False, 1.0: True}.get(float(self.forcing.initial))
+
     def values(self, epoch: int, number: int) -> dict[str, float]:
         """Return beta, learning_rate and ratio at batch `number` of an epoch.
 

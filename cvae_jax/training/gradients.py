@@ -48,6 +48,7 @@ def clip_gradients(
     num_clips: Scalar,
     n_past: int = 1,
     psum: Callable[[Array], Array] = lambda share: share,
+    throughout: bool | None = None,
 ) -> Gradients:
     """Return (gradients, metrics, new batch statistics) of the objective over a batch of clips.
 
@@ -55,6 +56,10 @@ def clip_gradients(
     also those to context frames (as in SVG, Denton & Fergus, 2018). Gradients and metrics are this device's
     shares of the global batch's: their sum over devices, which `psum` takes, is the whole. Metrics: 'loss',
     'recon', 'kl', as `Objective.reduce` defines them.
+
+    throughout: None compiles two forms where the model can fold time, and `forced` chooses. True compiles the
+    folded form alone and does not read `forced`: every step sees the true previous frame. False compiles the
+    other one alone.
     """
 
     def reduce(recon: Array, kl: Array, mask: Array) -> tuple[Scalar, dict[str, Array]]:
@@ -71,9 +76,13 @@ def clip_gradients(
     if model.gradient_crosses_time or not options.cut_feedback or objective.is_calibrated:
         step_by_step = functools.partial(_through_time, scores_of=_scanned_scores)
         folded = functools.partial(_through_time, scores_of=_folded_scores)
-    # Decisions per clip differ between devices, which must all run the same collective operations.
-    if not options.fold_time or model.teacher_forced_chunk is None or forced.ndim == 2:
-        return step_by_step(problem)
+    if not options.fold_time or model.teacher_forced_chunk is None:
+        throughout = False
+    elif throughout is None and forced.ndim == 2:
+        # Decisions per clip differ between devices, which must all run the same collective operations.
+        throughout = False
+    if throughout is not None:
+        return (folded if throughout else step_by_step)(problem)
     return lax.cond(jnp.all(forced), lambda: folded(problem), lambda: step_by_step(problem))
 
 

@@ -18,14 +18,19 @@ from cvae_jax.training.state import Optimizer, TrainState
 
 
 def make_train_step(
-    model: VideoModel, objective: Objective, rollout: RolloutOptions, n_past: int, optimizer: Optimizer
+    model: VideoModel,
+    objective: Objective,
+    rollout: RolloutOptions,
+    n_past: int,
+    optimizer: Optimizer,
+    throughout: bool | None = None,
 ) -> Callable:
     """Return the device function (state, batch, controls) -> (state, metrics).
 
     batch: frames uint8 (b, T, H, W, 3) and labels (b, T, ...), mask float32 (b,), index int32 (b,), and for
     decisions per clip forced bool (b, T-1). controls: seed uint32, beta and learning_rate float32, and
-    otherwise forced bool (T-1,). metrics: loss, recon, kl, grad_norm, and finite. Where loss or gradients are
-    not finite the state is returned unchanged.
+    otherwise forced bool (T-1,). throughout: see `Controls.throughout`. metrics: loss, recon, kl,
+    grad_norm, and finite. Where loss or gradients are not finite the state is returned unchanged.
     """
 
     def train_step(state: TrainState, batch: dict, controls: dict) -> tuple[TrainState, dict]:
@@ -44,6 +49,7 @@ def make_train_step(
             psum(jnp.sum(clips.mask)),
             n_past,
             psum,
+            throughout=throughout,
         )
         gradients, metrics = psum((gradients, metrics))
         metrics["grad_norm"] = optax.tree.norm(gradients)

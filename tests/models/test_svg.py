@@ -11,6 +11,7 @@ from helpers import read_rows, same_bits
 from whole_clips import reconstruct
 
 from configs import svg_lp_mmnist
+from cvae_jax import train as training
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording, no_labels
 from cvae_jax.data.loader import pad_to_devices
@@ -20,6 +21,7 @@ from cvae_jax.models.interface import StepInputs, init_variables, standard_norma
 from cvae_jax.models.svg import SVG
 from cvae_jax.rollout.noise import clip_noise, derive_keys
 from cvae_jax.rollout.scan import Clips, RolloutOptions
+from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.train import open_run, train
@@ -329,7 +331,8 @@ def tiny(**changes):
     config.batch_size, config.num_epochs, config.data.clips_per_epoch = 4, 2, 8
     config.n_past, config.clip_length = N_PAST, STEPS + 1
     config.eval.every, config.log.images = 1, False
-    config.rollout.fold_time = False  # a second program to compile
+    # Draws would have both forms compiled.
+    config.rollout.fold_time = not any(name.startswith("teacher_forcing.") for name in changes)
     config.update_from_flattened_dict(changes)
     return config
 
@@ -399,10 +402,19 @@ def test_a_resumed_run_is_the_same(grey_data, tmp_path):
     assert read_rows(tmp_path / "parted") == read_rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("draw", ["example_step", "forced", pytest.param("step", marks=pytest.mark.slow)])
-def test_one_device_equals_two_with_padding(draw):
+@pytest.mark.parametrize(
+    ("draw", "throughout"),
+    [
+        ("example_step", None),
+        ("forced", None),
+        ("forced", True),
+        ("forced_example_step", True),
+        pytest.param("step", None, marks=pytest.mark.slow),
+    ],
+)
+def test_one_device_equals_two_with_padding(draw, throughout):
     """Three clips on one device, and filled up to four on two: the same losses and running statistics."""
-    parts = Components.build(tiny(**{"rollout.fold_time": draw == "forced"}))
+    parts = Components.build(tiny(**{"rollout.fold_time": draw.startswith("forced")}))
     rng = np.random.default_rng(0)
     variables = init_variables(parts.model, 0, SIZE, 0)
     batch = {
@@ -416,6 +428,8 @@ def test_one_device_equals_two_with_padding(draw):
         controls["forced"] = MIXED
     elif draw == "forced":
         controls["forced"] = np.ones(STEPS, bool)  # folded
+    elif draw == "forced_example_step":
+        batch["forced"] = np.ones((3, STEPS), bool)
     else:
         batch["forced"] = np.array(
             [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]], bool
@@ -423,11 +437,30 @@ def test_one_device_equals_two_with_padding(draw):
     results = []
     for count in (1, 2):
         devices = Devices(jax.local_devices()[:count])
-        step = devices.map_update(make_train_step(*parts.compiled))
+        step = devices.map_update(make_train_step(*parts.compiled, throughout=throughout))
         state = devices.place(TrainState.create(variables, parts.optimizer))
         state, metrics = step(state, devices.split(pad_to_devices(batch, count)), controls)
         results.append(jax.device_get((metrics, state.batch_stats)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *results)
+
+
+@pytest.mark.parametrize(
+    ("fold_time", "known"), [(True, [False, True, None]), (False, [None])], ids=["folding", "not-folding"]
+)
+def test_runs_share_a_program_if_they_force_alike(grey_data, tmp_path, monkeypatch, fold_time, known):
+    cache, made = Cache(), []
+
+    def make(*parts, throughout):
+        made.append(throughout)
+        return make_train_step(*parts, throughout=throughout)
+
+    monkeypatch.setattr(training, "make_train_step", make)
+    for number, ratio in enumerate((0.0, 1.0, 0.5, 1.0)):
+        config = tiny(**{"teacher_forcing.initial": ratio, "rollout.fold_time": fold_time})
+        run = open_run(config, tmp_path / str(number), jax.local_devices()[:1], cache)
+        run.checkpoints.close()
+        run.writers.close()
+    assert made == known
 
 
 @pytest.mark.parametrize("mode", ["prior", pytest.param("posterior", marks=pytest.mark.slow)])

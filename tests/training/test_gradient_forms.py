@@ -11,6 +11,7 @@ from cvae_jax.losses import Objective
 from cvae_jax.models.interface import Gaussian, StepInputs, StepOutputs, VideoModel
 from cvae_jax.rollout.noise import clip_noise, derive_keys
 from cvae_jax.rollout.scan import Clips, RolloutOptions
+from cvae_jax.training import gradients as forms
 from cvae_jax.training.gradients import clip_gradients
 
 B, STEPS, N_PAST, H, W = 4, 5, 2, 3, 2
@@ -165,6 +166,52 @@ def test_gradients_are_those_of_a_plain_loop(clips, model, options, forced, obje
         assert np.abs(value).max() > 1e-4, name  # every path matters
         np.testing.assert_allclose(gradients[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     assert float(stats["steps"]) == STEPS  # steps that fill a chunk up do not count
+
+
+@pytest.mark.parametrize(
+    ("crosses", "objective"), [(False, OBJECTIVE), (True, OBJECTIVE), (False, CALIBRATED)]
+)
+@pytest.mark.parametrize(("throughout", "unused"), [(True, "step by step"), (False, "folded")])
+def test_forcing_that_is_known_before_compiles_one_form(
+    clips, monkeypatch, crosses, objective, throughout, unused
+):
+    model = Folding(crosses=crosses)
+    variables = {**model.init(1, (H, W), None), "batch_stats": {"steps": jnp.float32(0)}}
+    forced = jnp.arange(1, STEPS + 1) <= (STEPS if throughout else N_PAST)
+
+    def run(known, forced=forced):
+        return jax.jit(
+            lambda v: clip_gradients(
+                model,
+                objective,
+                FOLD,
+                v,
+                clips,
+                noise_of(model),
+                forced,
+                BETA,
+                clips.mask.sum(),
+                N_PAST,
+                throughout=known,
+            )
+        )(variables)
+
+    decided = run(None)
+
+    def refuse(*args):
+        raise AssertionError(f"the form {unused} was compiled")
+
+    for name in {
+        "step by step": ("_within_steps", "_scanned_scores"),
+        "folded": ("_folded", "_folded_scores"),
+    }[unused]:
+        monkeypatch.setattr(forms, name, refuse)
+    for values in (forced, jnp.broadcast_to(forced[:, None], (STEPS, B))):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+            run(throughout, values),
+            decided,
+        )
 
 
 def test_a_gradient_through_the_carry_is_another_gradient(clips):
