@@ -104,18 +104,21 @@ def of_run(workdir: Path) -> list[dict]:
 
 
 def draw(path: Path, curves: dict[str, list[dict]]) -> None:
-    """Draw each run's curve with twice its standard error."""
+    """Draw each run's curve with twice its standard error, both divided by the run's mean over frames."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, rows in curves.items():
-        x, y, error = (
-            np.array([row[key] for row in rows]) for key in ("frames_to_turn", "prior_std", "standard_error")
+        x, y, error, frames = (
+            np.array([row[key] for row in rows])
+            for key in ("frames_to_turn", "prior_std", "standard_error", "frames")
         )
-        axes.errorbar(x, y, yerr=2 * error, marker="o", markersize=4, capsize=2, label=name)
+        mean = np.average(y, weights=frames)
+        label = f"{name} (mean {mean:.3f})"
+        axes.errorbar(x, y / mean, yerr=2 * error / mean, marker="o", markersize=4, capsize=2, label=label)
     axes.invert_xaxis()
     axes.set(
         xlabel="frames to the next turn of a digit (0: its new velocity shows)",
-        ylabel="standard deviation of the prior, mean over z",
+        ylabel="standard deviation of the prior (mean over z),\nrelative to the run's mean",
         title="How wide the prior is before and at a turn",
     )
     finish(axes, legend=True)

@@ -15,44 +15,104 @@ def table_cells(page, label):
     return [cell.strip() for cell in row.strip("|").split("|")][1:]
 
 
-@pytest.mark.parametrize(
-    ("label", "variant", "row"),
-    [
-        ("SVG-LP, N = 1", "svg_lp", "prior"),
-        ("SVG-FP, N = 1", "svg_fp", "prior"),
-        ("SVG-LP, best of 10", "svg_lp", "prior_best_of_N"),
-        ("SVG-FP, best of 10", "svg_fp", "prior_best_of_N"),
-    ],
-)
-def test_moving_mnist_models(label, variant, row):
-    rows = json.loads((RESULTS / "study_mmnist" / "results.json").read_text())["rows"]
-    metrics = next(found["metrics"] for found in rows if found["variant"] == variant)
-    columns = zip(("psnr", "ssim", "lpips", "fvd_64"), (2, 3, 4, 0), strict=True)
-    for cell, (metric, digits) in zip(table_cells("mmnist.md", label), columns, strict=True):
-        entry = metrics[metric][row]
-        assert cell.split(" ")[0] == ("-" if entry is None else f"{entry['mean']:.{digits}f}")
+def interval(entry, digits, sign=""):
+    """An entry of a study's results.json as the tables write it."""
+    if entry is None:
+        return "-"
+    mean = f"{entry['mean']:{sign}.{digits}f}"
+    if entry["ci95"] is None:
+        return mean
+    low, high = entry["ci95"]
+    return f"{mean} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def study_rows(study):
+    """{variant: its row}, and the baselines, of a study's results.json."""
+    found = json.loads((RESULTS / study / "results.json").read_text())
+    return {row["variant"]: row for row in found["rows"]}, found["baselines"]
+
+
+MMNIST = {
+    "SVG-LP": "svg_lp",
+    "SVG-FP": "svg_fp",
+    "CVAE, learned prior": "cvae_learned",
+    "CVAE, N(0, I)": "cvae_standard",
+}
+METRICS = {"psnr": 2, "ssim": 3, "lpips": 4}
+
+
+@pytest.mark.parametrize("label", MMNIST)
+@pytest.mark.parametrize(("draws", "row"), [("N = 1", "prior"), ("best of 10", "prior_best_of_N")])
+def test_moving_mnist_models(label, draws, row):
+    found = study_rows("study_mmnist")[0][MMNIST[label]]
+    wanted = [str(len(found["seeds"]))]
+    wanted += [interval(found["metrics"][name][row], digits) for name, digits in METRICS.items()]
+    wanted.append(interval(found["metrics"]["fvd_64"][row], 0))
+    assert table_cells("mmnist.md", f"{label}, {draws}") == wanted
 
 
 @pytest.mark.parametrize(
-    ("label", "row"),
-    [
-        ("mean training frame", "mean_frame"),
-        ("last given frame", "copy_first"),
-        ("N = 1", "prior"),
-        ("best of 100", "prior_best_of_N"),
-    ],
+    ("label", "baseline"),
+    [("mean training frame", "mean_frame"), ("last context frame", "copy_first")],
 )
-def test_moving_mnist_baselines_and_best_of_100(label, row):
-    folder = RESULTS / "study_mmnist"
-    if row.startswith("prior"):
-        rows = json.loads((folder / "best_of_100.json").read_text())["rows"]
-        values = next(found for found in rows if found["name"] == row)
-    else:
-        values = json.loads((folder / "results.json").read_text())["baselines"][row]
-    cells = table_cells("mmnist.md", label)
-    for cell, metric, digits in zip(cells, ("psnr", "ssim", "lpips"), (2, 3, 4), strict=False):
-        number, *interval = cell.split(" ", 1)
-        assert number == f"{values[metric]:.{digits}f}"
-        if interval:
-            low, high = values[f"{metric}_ci95"]
-            assert interval == [f"[{low:.{digits}f}, {high:.{digits}f}]"]
+def test_moving_mnist_baselines(label, baseline):
+    found = study_rows("study_mmnist")[1][baseline]
+    cells = table_cells("mmnist.md", label)[1:4]
+    assert cells == [f"{found[name]:.{digits}f}" for name, digits in METRICS.items()]
+
+
+@pytest.mark.parametrize("variant", ["svg_lp", "svg_fp"])
+def test_the_longer_run_on_moving_mnist(variant):
+    found = study_rows("study_mmnist_longer")[0][variant]["metrics"]
+    wanted = [f"{found[name]['prior']['mean']:.{digits}f}" for name, digits in METRICS.items()]
+    assert table_cells("mmnist.md", f"{variant.upper().replace('_', '-')}, 28 epochs") == wanted
+
+
+@pytest.mark.parametrize(("label", "row"), [("N = 1", "prior"), ("best of 100", "prior_best_of_N")])
+def test_best_of_100_on_moving_mnist(label, row):
+    rows = json.loads((RESULTS / "study_mmnist_longer" / "best_of_100.json").read_text())["rows"]
+    found = next(values for values in rows if values["name"] == row)
+    wanted = []
+    for name, digits in METRICS.items():
+        low, high = found[f"{name}_ci95"]
+        wanted.append(f"{found[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    assert table_cells("mmnist.md", label) == wanted
+
+
+PRIORS = {
+    "CVAE, N(0, I)": "standard",
+    "CVAE, learned prior": "learned",
+    "CVAE, learned, monotonic": "learned_monotonic",
+    "CVAE, learned, cyclical": "learned_cyclical",
+    "SVG-LP": "svg_lp",
+    "SVG-LP, monotonic": "svg_lp_monotonic",
+    "SVG-LP, cyclical": "svg_lp_cyclical",
+}
+
+
+@pytest.mark.parametrize("label", PRIORS)
+def test_priors_on_dancer(label):
+    row = study_rows("study_priors")[0][PRIORS[label]]
+    assert row["seeds"] == [0, 1, 2]
+    wanted = [
+        interval(row["kl_nats_per_frame"], 2),
+        f"{100 * row['active_units_share']['mean']:.0f} %",
+        interval(row["gap"], 2, "+"),
+        interval(row["diversity"], 1),
+    ]
+    wanted += [interval(row["metrics"][name]["prior"], digits) for name, digits in METRICS.items()]
+    assert table_cells("priors.md", label) == wanted
+
+
+@pytest.mark.parametrize("study", ["ablation", "ablation_real_clips"])
+def test_readme(study):
+    found = json.loads((RESULTS / study / "results.json").read_text())
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith(f"| `configs/{study}.py` "))
+    for line, variant in zip(lines[start:], ("report_exact", "residual"), strict=False):
+        score = next(row["prior"] for row in found["rows"] if row["variant"] == variant)
+        numbers = [cell.strip() for cell in line.strip("|").split("|")][3:]
+        low, high = score["ci95"]
+        nearest, mean = (found["baselines"][name]["psnr"] for name in ("nearest_pose", "mean_frame"))
+        wanted = [f"{score['mean']:.2f} [{low:.2f}, {high:.2f}]", f"{nearest:.2f}", f"{mean:.2f}"]
+        assert numbers == wanted
