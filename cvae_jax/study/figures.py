@@ -1,6 +1,7 @@
 """The figures of a study, the first five as in the report: a line is the mean, a band spans the seeds.
 
-A course maps a variant's name to the histories of its runs; a history is the rows of a run's metrics.jsonl.
+A course maps a variant's name to the histories of its runs; a history is the rows of a run's metrics.jsonl,
+here with 'clips_seen' (training clips) and 'trained' (the percentage of the run's epochs that are done).
 """
 
 from __future__ import annotations
@@ -116,17 +117,15 @@ def save_latents(path: str | os.PathLike, course: Course, percentages: bool = Fa
     """Figure 6: KL in nats per frame, share of active units, posterior minus prior.
 
     percentages: the horizontal axis is the percentage of a run's epochs that are done, for runs with
-    different numbers of epochs; the rows of the histories then also hold it as 'trained'.
+    different numbers of epochs.
     """
     titles = {
         "val_kl_nats_per_frame": "KL (nats per frame)",
         "val_active_units_share": "active units (share)",
         "val_psnr_gap": "PSNR, posterior minus prior (dB)",
     }
-    if percentages:
-        figure, panels = _panels(course, titles, x="trained", xlabel="percentage of the run's epochs")
-    else:
-        figure, panels = _panels(course, titles)
+    x, xlabel = ("trained", "percentage of the run's epochs") if percentages else (None, "epoch")
+    figure, panels = _panels(course, titles, x=x, xlabel=xlabel)
     panels[0].set_ylim(bottom=0)
     if panels[0].get_ylim()[1] > 2 * LINEAR:
         panels[0].set_yscale("symlog", linthresh=LINEAR)
@@ -138,7 +137,7 @@ def save_latents(path: str | os.PathLike, course: Course, percentages: bool = Fa
 def save_course(path: str | os.PathLike, course: Course) -> None:
     """Figure 7: metrics of the prior on the validation clips against the number of training clips seen.
 
-    The rows of the histories also hold 'clips_seen'. A metric that no run has logged has no panel.
+    A metric that no run has logged has no panel.
     """
     titles = {
         "val_ssim_prior": "SSIM",

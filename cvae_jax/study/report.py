@@ -61,9 +61,6 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
     """Write the figures the study asks for; return (file, caption) of each."""
 
     def course(names: Sequence[str]) -> figures.Course:
-        return {name: [r.history for r in runs if r.variant == name and r.history] for name in names}
-
-    def located(names: Sequence[str]) -> figures.Course:
         return {name: [h for r in runs if r.variant == name and (h := _located(r))] for name in names}
 
     drawn: list[tuple[str, str]] = []
@@ -120,7 +117,7 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
         "6_latents.png",
         "Figure 6. What the latents carry.",
         figures.save_latents,
-        located(study.variants),
+        course(study.variants),
         len({r.config.num_epochs for r in runs}) > 1,
     )
     if asked("course"):
@@ -129,7 +126,7 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
             "Figure 7. Metrics of the validation clips, z from the prior (one draw), against the training "
             "clips seen.",
             figures.save_course,
-            located(asked("course")),
+            course(asked("course")),
         )
     return drawn
 

@@ -72,10 +72,8 @@ def test_the_longer_run_on_moving_mnist(variant):
 def test_best_of_100_on_moving_mnist(label, row):
     rows = json.loads((RESULTS / "study_mmnist_longer" / "best_of_100.json").read_text())["rows"]
     found = next(values for values in rows if values["name"] == row)
-    wanted = []
-    for name, digits in METRICS.items():
-        low, high = found[f"{name}_ci95"]
-        wanted.append(f"{found[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+    entries = {name: {"mean": found[name], "ci95": found[f"{name}_ci95"]} for name in METRICS}
+    wanted = [interval(entries[name], digits) for name, digits in METRICS.items()]
     assert table_cells("mmnist.md", label) == wanted
 
 
@@ -106,13 +104,10 @@ def test_priors_on_dancer(label):
 
 @pytest.mark.parametrize("study", ["ablation", "ablation_real_clips"])
 def test_readme(study):
-    found = json.loads((RESULTS / study / "results.json").read_text())
+    rows, baselines = study_rows(study)
+    nearest, mean = (f"{baselines[name]['psnr']:.2f}" for name in ("nearest_pose", "mean_frame"))
     lines = (ROOT / "README.md").read_text().splitlines()
     start = next(k for k, line in enumerate(lines) if line.startswith(f"| `configs/{study}.py` "))
     for line, variant in zip(lines[start:], ("report_exact", "residual"), strict=False):
-        score = next(row["prior"] for row in found["rows"] if row["variant"] == variant)
         numbers = [cell.strip() for cell in line.strip("|").split("|")][3:]
-        low, high = score["ci95"]
-        nearest, mean = (found["baselines"][name]["psnr"] for name in ("nearest_pose", "mean_frame"))
-        wanted = [f"{score['mean']:.2f} [{low:.2f}, {high:.2f}]", f"{nearest:.2f}", f"{mean:.2f}"]
-        assert numbers == wanted
+        assert numbers == [interval(rows[variant]["prior"], 2), nearest, mean]

@@ -70,8 +70,12 @@ def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path, monkeypatc
     study = tiny_study()
     traced = []
     made = training.make_train_step
-    counted = lambda *parts, **known: traced.append(parts) or made(*parts, **known)  # noqa: E731
-    monkeypatch.setattr(training, "make_train_step", counted)
+
+    def traced_step(*parts, **known):
+        traced.append(parts)
+        return made(*parts, **known)
+
+    monkeypatch.setattr(training, "make_train_step", traced_step)
     rows = studies.run_study(study, tmp_path, jax.local_devices()[:2])
     assert sorted(runs_made) == sorted(f"{v}_{s}" for v in study.variants for s in (0, 1))
     assert len(traced) == 2  # one program for each device: these variants differ in schedules only
