@@ -1,17 +1,17 @@
-"""From the report's run to the recommended one, a change a row, over several seeds at equal compute.
+"""From the report's run to the best recipe for its model, a change a row, at equal compute.
 
     python study.py --config=configs/ablation.py --workdir=S
 
-Each variant makes the changes of those above it and one more; the last is `recommended.py` at this width.
+Each variant makes the changes of those above it and one more; the last is `cvae_recipe.py` at this width.
 Every run takes as many steps on as many frames.
 """
 
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from configs import recommended, study, study_reduced
+from configs import cvae_recipe, study, study_reduced
 
-# Row: the fields of `recommended.CHANGES` that it takes over.
+# Row: the fields of `cvae_recipe.CHANGES` that it takes over.
 ROWS = {
     "report_exact": (),
     "loss": ("loss.kl", "loss.clamp", "loss.divide_recon_by_batch"),
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.base.checkpoint.save_every = 0
     config.base.eval.every = 50
 
-    values, changes, variants = recommended.CHANGES | NARROW, {}, {}
+    values, changes, variants = cvae_recipe.CHANGES | NARROW, {}, {}
     for name, fields in ROWS.items():
         changes |= {field: values[field] for field in fields}
         variants[name] = unflatten_dict(changes, sep=".")

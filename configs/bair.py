@@ -3,11 +3,11 @@
 python train.py --config=configs/bair.py --config.data.dir=FOLDER
 """
 
-from configs import recommended
+from configs import cvae_recipe
 
 
 def get_config():
-    config = recommended.field("bair", n_past=2, n_future=10)
+    config = cvae_recipe.field("bair", n_past=2, n_future=10)
     config.data.stride = 6  # sequences have 30 frames
     config.data.clips_per_epoch = 4000
     return config

@@ -3,11 +3,11 @@
 python train.py --config=configs/kth.py --config.data.dir=FOLDER
 """
 
-from configs import recommended
+from configs import cvae_recipe
 
 
 def get_config():
-    config = recommended.field("kth", n_past=10, n_future=10)
+    config = cvae_recipe.field("kth", n_past=10, n_future=10)
     config.data.stride = config.clip_length // 2
     config.data.clips_per_epoch = 4000
     return config

@@ -3,8 +3,8 @@
 python train.py --config=configs/moving_mnist.py --config.data.dir=FOLDER
 """
 
-from configs import recommended
+from configs import cvae_recipe
 
 
 def get_config():
-    return recommended.field("moving_mnist", n_past=10, n_future=10)
+    return cvae_recipe.field("moving_mnist", n_past=10, n_future=10)

@@ -3,10 +3,10 @@
 python train.py --config=configs/stochastic_moving_mnist.py
 """
 
-from configs import recommended
+from configs import cvae_recipe
 
 
 def get_config():
-    config = recommended.field("stochastic_moving_mnist", n_past=5, n_future=10)
+    config = cvae_recipe.field("stochastic_moving_mnist", n_past=5, n_future=10)
     config.data.stochastic_moving_mnist.train_frames = config.clip_length
     return config

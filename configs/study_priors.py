@@ -3,7 +3,7 @@
     make env METRICS=1
     python study.py --config=configs/study_priors.py --workdir=S
 
-The CVAE has the recipe of configs/recommended.py and the calibrated decoder. SVG-LP has its own loss with the
+The CVAE has the recipe of configs/cvae_recipe.py and the calibrated decoder. SVG-LP has its own loss with the
 weight published for KTH, 1e-6; with 1e-4, that for Moving MNIST, its posterior collapses here. With a learned
 prior, each is trained with a constant weight and with the report's two schedules, up to the same weight. For
 two CPU cores, the frame (32 x 32), the models' widths, the batch and the epoch are reduced; a step of SVG
@@ -12,13 +12,13 @@ takes a twentieth of the CVAE's time, so SVG has 7.5 times as many.
 
 from ml_collections import ConfigDict
 
-from configs import recommended, study
+from configs import cvae_recipe, study
 
 
 def get_config() -> ConfigDict:
     config = study.get_config()
     config.name = "study_priors"
-    base = config.base = recommended.get_config()
+    base = config.base = cvae_recipe.get_config()
     base.data.name = "dancer"
     base.num_epochs = 16
     base.batch_size = 4

@@ -27,6 +27,7 @@ from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import replacing
 from cvae_jax.runtime.progress import tell
 from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing
+from cvae_jax.training.augment import Augmentation
 from cvae_jax.training.state import Optimizer
 
 FILE = "config.json"
@@ -100,6 +101,7 @@ class Components:
     forcing: TeacherForcing
     learning_rate: LearningRate
     optimizer: Optimizer
+    augmentation: Augmentation
     evaluation: EvaluationOptions
     checkpoint: CheckpointOptions
     n_past: int
@@ -112,7 +114,8 @@ class Components:
         model = models.build(config.model, config.precision, AXIS)
         rollout = dict(config.rollout)
         if rollout["fold_time"] is None:
-            rollout["fold_time"] = model.gradient_crosses_time or jax.default_backend() != "cpu"
+            worth_it = model.gradient_crosses_time or not model.sees_previous
+            rollout["fold_time"] = worth_it or jax.default_backend() != "cpu"
         parts = cls(
             model=model,
             objective=Objective(**config.loss),
@@ -121,6 +124,7 @@ class Components:
             forcing=TeacherForcing(**config.teacher_forcing),
             learning_rate=LearningRate(**config.learning_rate),
             optimizer=Optimizer(**config.optimizer),
+            augmentation=Augmentation(**config.augment),
             evaluation=EvaluationOptions(**config.eval),
             checkpoint=CheckpointOptions(**config.checkpoint),
             n_past=config.n_past,
@@ -151,7 +155,7 @@ class Components:
 def _check_run(config: ConfigDict) -> None:
     least = dict(num_epochs=1, batch_size=1, clip_length=2, n_past=1, seed=0)
     _refuse_below("", config, least)
-    _refuse_below("data.", config.data, dict(stride=1, frame_step=1, clips_per_epoch=1))
+    _refuse_below("data.", config.data, dict(stride=1, frame_step=1, repeats=1, clips_per_epoch=1))
     _refuse_large_seed("seed", config.seed)
     if config.clip_length <= config.n_past:
         raise UserError(

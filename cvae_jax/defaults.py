@@ -27,7 +27,12 @@ def get_config() -> ConfigDict:
     config.data.stride = placeholder(int)  # frames between clip starts; None = no overlap
     config.data.frame_step = 1  # a training clip takes every n-th frame (evaluation takes every frame)
     config.data.shuffle = True  # order of the clips as a pure function of (seed, epoch)
-    config.data.clips_per_epoch = placeholder(int)  # an epoch takes so many clips, each others; None = all
+    config.data.repeats = 1  # an epoch goes through all clips so many times
+    config.data.clips_per_epoch = placeholder(int)  # at most so many of them, each epoch others; None = all
+
+    # Where the context frames of a training clip come from: first, the clip itself; random, anywhere in the
+    # recordings of its scene.
+    config.data.reference = "first"
 
     for name, section in datasets.sections().items():  # of data sets with options of their own: their
         config.data[name] = section  # modules in cvae_jax/data/datasets/ describe each
@@ -36,9 +41,17 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(models.sections())
     config.model.kind = "cvae"  # which of them is trained
 
+    config.augment = ConfigDict()  # random changes of training clips, on the devices
+    config.augment.shift = 0  # pixels, at most, along each axis
+    config.augment.zoom = 0.0  # magnified by a factor within 1 +- this
+    config.augment.mirror = False  # half of the clips; in labels, left and right limbs exchange their colours
+    config.augment.brightness = 0.0  # frames are multiplied by a factor within 1 +- this
+
     config.loss = ConfigDict()
-    # mse; l1_mse: mean absolute + mean squared error; calibrated: 0.5 log mse + beta KL / values in a frame
+    # mse; l1_mse: mean squared + l1_weight * mean absolute error; calibrated: 0.5 log mse + beta KL / values
+    # in a frame
     config.loss.reconstruction = "mse"
+    config.loss.l1_weight = 1.0
     config.loss.clamp = True  # score the frame after the clamp to [0, 1]
     config.loss.divide_recon_by_batch = True  # once more than the mean over clips (report)
     config.loss.kl = "sum"  # over latent elements (report), or per_element: their mean
@@ -48,7 +61,8 @@ def get_config() -> ConfigDict:
 
     config.rollout = ConfigDict()
     config.rollout.cut_feedback = True  # no gradient through the fed-back frame
-    # Fold the time of teacher-forced clips into the batch; None = on accelerators, and for SVG everywhere.
+    # Fold the time of teacher-forced clips into the batch; None = on accelerators, and everywhere for models
+    # whose gradient crosses time (SVG) or that do not look back (multiscale without feedback).
     config.rollout.fold_time = placeholder(bool)
     # Steps folded at once, at most. Whole clips are the fastest where the gradient crosses time: nothing is
     # computed twice, in memory that grows with the clip.
@@ -83,6 +97,7 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9  # Adam
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
+    config.optimizer.weight_decay = 0.0  # decoupled (AdamW); 0 = none
     config.optimizer.clip_norm = 1.0  # global norm of the gradient; 0 = no clipping
     config.optimizer.ema_decay = 0.0  # of the averaged parameters that evaluation uses; 0 = none
 

@@ -30,13 +30,14 @@ class Objective:
     """How predicted frames are scored.
 
     Attributes:
-      reconstruction: 'mse'; 'l1_mse' (mean absolute plus mean squared error); or 'calibrated', the Gaussian
-        likelihood with the variance that fits best (sigma-VAE, Rybkin, Daniilidis & Levine, ICML 2021): with
-        the mean squared error M over the global batch, its steps, pixels and channels, the loss is
-        0.5 log M + beta * KL / D, where KL is in nats per frame and D = height * width * channels. With
-        beta = 1 that is the negative evidence lower bound per value, up to a constant. Frames have three
-        channels, also those of grey video: its equal channels count as three values, so that a nat is cheaper
-        by that factor (set beta to 3 to undo it).
+      reconstruction: 'mse'; 'l1_mse' (mean squared error plus `l1_weight` times the mean absolute error); or
+        'calibrated', the Gaussian likelihood with the variance that fits best (sigma-VAE, Rybkin, Daniilidis
+        & Levine, ICML 2021): with the mean squared error M over the global batch, its steps, pixels and
+        channels, the loss is 0.5 log M + beta * KL / D, where KL is in nats per frame and D = height * width
+        * channels. With beta = 1 that is the negative evidence lower bound per value, up to a constant.
+        Frames have three channels, also those of grey video: its equal channels count as three values, so
+        that a nat is cheaper by that factor (set beta to 3 to undo it).
+      l1_weight: see 'l1_mse'.
       clamp: score the frame clamped to [0, 1] as the report does (out-of-range pixels then get no
         gradient); False scores the decoder's raw output.
       divide_recon_by_batch: divide the mean over clips by the number of clips once more (the report).
@@ -51,6 +52,7 @@ class Objective:
     """
 
     reconstruction: str = "mse"
+    l1_weight: float = 1.0
     clamp: bool = True
     divide_recon_by_batch: bool = True
     kl: str = "sum"
@@ -68,6 +70,8 @@ class Objective:
             raise UserError(
                 f"config.loss.logvar_clip is {self.logvar_clip!r}; give a finite number, 0 for no clipping."
             )
+        if not (math.isfinite(self.l1_weight) and self.l1_weight >= 0):
+            raise UserError(f"config.loss.l1_weight is {self.l1_weight!r}; give a finite number, 0 or more.")
         if not (math.isfinite(self.free_bits) and self.free_bits >= 0):
             raise UserError(
                 f"config.loss.free_bits is {self.free_bits!r}; give a finite number of nats, 0 for none."
@@ -103,7 +107,7 @@ class Objective:
         frame = jnp.clip(raw, 0.0, 1.0) if self.clamp else raw
         error = jnp.mean((frame - target) ** 2, axis=(-3, -2, -1))
         if self.reconstruction == "l1_mse":
-            error += jnp.mean(jnp.abs(frame - target), axis=(-3, -2, -1))
+            error += self.l1_weight * jnp.mean(jnp.abs(frame - target), axis=(-3, -2, -1))
         return error
 
     def kl_divergence(self, posterior: Gaussian, prior: Gaussian, train: bool, leading: int = 1) -> Array:

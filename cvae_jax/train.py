@@ -83,7 +83,10 @@ def open_run(
         seed=config.seed,
         shuffle=config.data.shuffle,
         frame_step=config.data.frame_step,
+        repeats=config.data.repeats,
         clips_per_epoch=config.data.clips_per_epoch,
+        reference=config.data.reference,
+        n_past=config.n_past,
     )
     if loader.too_short:
         tell(
@@ -104,10 +107,13 @@ def open_run(
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     chosen = Devices(devices)
-    throughout = controls.throughout if parts.rollout.fold_time else None  # else it changes nothing
+    throughout = controls.throughout if parts.model.sees_previous else True
+    throughout = throughout if parts.rollout.fold_time else None  # else it changes nothing
     train_step = cache.get(
-        ("train", parts.compiled, throughout, chosen.devices),
-        lambda: chosen.map_update(make_train_step(*parts.compiled, throughout=throughout)),
+        ("train", parts.compiled, parts.augmentation, throughout, chosen.devices),
+        lambda: chosen.map_update(
+            make_train_step(*parts.compiled, augmentation=parts.augmentation, throughout=throughout)
+        ),
     )
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))

@@ -51,7 +51,7 @@ PARTS_OF_A_MODEL = {
 } | {field.name for kind in KINDS.values() for field in dataclasses.fields(kind)}
 SHARED = {"precision", "axis_name", "prior"}  # words of the interface: every kind of model has them
 COMMON = {"history", "generator", "output"}  # English words: only as attributes of a model
-COMMON |= {"prior", "width", "channels", "latents", "skip", "encoder", "decoder"}
+COMMON |= {"prior", "width", "widths", "channels", "latents", "skip", "encoder", "decoder"}
 
 
 def module_name(path: Path) -> str:

@@ -29,6 +29,19 @@ class TestSequence:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ceiling:
+    """How well frames can be predicted at all, where chance has a part in them.
+
+    Attributes:
+      recordings: those of a split, in its order, with the best prediction of each frame in its place.
+      definition: says in a few words what they are.
+    """
+
+    recordings: list[Recording]
+    definition: str
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSet:
     """What the program knows about a data set.
 
@@ -50,6 +63,8 @@ class DataSet:
       keypoints: a function of data_dir that returns the keypoints which the labels were drawn from, by
         scene: float64 (T, 33, 2) of the whole clip, as in `pose.draw_pose`, NaN in frames that are in no
         recording. Motion transfer needs them. None: there are none.
+      ceiling: called as `ceiling(split=, cache_dir=, frame_size=, options=)`, with arguments as those of
+        `load`; returns the ceiling of a split. None: it is not known.
       read_test_sequences: a function of (data_dir, frame_size, n_past) that returns the test sequences of a
         data set which keeps them outside its splits, since only their first frames are there. None: they
         are the split 'test', if there is one.
@@ -60,6 +75,7 @@ class DataSet:
     image_labels: bool = False
     default_frame_size: Callable[[str | None], tuple[int, int]] | None = None
     keypoints: Callable[[str | None], dict[str, np.ndarray]] | None = None
+    ceiling: Callable[..., Ceiling] | None = None
     read_test_sequences: Callable[[str | None, tuple[int, int], int], list[TestSequence]] | None = None
 
 

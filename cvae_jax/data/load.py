@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording
+from cvae_jax.data.dataset import Ceiling
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import user_cache_folder
@@ -23,13 +26,30 @@ def load_data(data: ConfigDict, n_past: int, cache: Cache | None = None) -> dict
     return (cache or Cache()).get(key, lambda: _load(data, n_past))
 
 
+def load_ceiling(data: ConfigDict, split: str) -> Ceiling | None:
+    """Return the ceiling of a split of the section `config.data`, prepared on first use; None: not known."""
+    data_set = datasets.find(data.name)
+    if data_set.ceiling is None:
+        return None
+    return data_set.ceiling(
+        split=split,
+        cache_dir=str(data.cache or DEFAULT_CACHE),
+        frame_size=data.frame_size,
+        options=datasets.make_options(data.name, _options(data)),
+    )
+
+
+def _options(data: ConfigDict) -> dict[str, Any] | None:
+    return data[data.name].to_dict() if datasets.find(data.name).options else None
+
+
 def _load(data: ConfigDict, n_past: int) -> dict[str, list[Recording]]:
     found = datasets.load(
         data.name,
         data_dir=data.dir,
         cache_dir=str(data.cache or DEFAULT_CACHE),
         frame_size=data.frame_size,
-        options=data[data.name].to_dict() if datasets.find(data.name).options else None,
+        options=_options(data),
     )
     for split, recordings in found.items():
         for recording in recordings if split != "train" else ():

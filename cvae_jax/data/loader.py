@@ -12,7 +12,8 @@ import numpy as np
 from cvae_jax.data.clips import Recording, span, windows
 from cvae_jax.runtime.errors import UserError
 
-SHUFFLE_STREAM = 0x5487
+SHUFFLE_STREAM, REFERENCE_STREAM = 0x5487, 0x4EF3
+REFERENCES = ("first", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,11 @@ class TrainLoader:
     Nothing needs saving for a resume: `batches(epoch, start)` begins where an interrupted epoch stopped.
     A short last batch is filled up with copies of its first clip whose mask is 0.
 
-    clips_per_epoch: an epoch takes so many of the clips, each epoch others; None takes all.
+    repeats: an epoch goes through all clips so many times, each time in another order.
+    clips_per_epoch: an epoch takes at most so many clips, each epoch others; None takes all.
+    reference: 'first': a clip's context frames are its first `n_past` frames. 'random': they are taken from
+      anywhere in the recordings of its scene, anew in each epoch, so that a model learns to show the person
+      from any frame. They follow each other as in the clip.
     read_threads: threads that make batches ahead of their use; the batches are the same for any number. 0
       makes each when it is asked for, which is fastest for recordings in memory (benchmarks/loader.py).
 
@@ -39,10 +44,17 @@ class TrainLoader:
     seed: int
     shuffle: bool
     frame_step: int = 1
+    repeats: int = 1
     clips_per_epoch: int | None = None
     read_threads: int = 0
+    reference: str = "first"
+    n_past: int = 1
 
     def __post_init__(self) -> None:
+        if self.reference not in REFERENCES:
+            raise UserError(
+                f"config.data.reference is {self.reference!r}; choose one of {', '.join(REFERENCES)}."
+            )
         if self.clips_per_epoch is not None and not self.shuffle:
             raise UserError(
                 "config.data.clips_per_epoch needs config.data.shuffle=True: in a fixed order every epoch "
@@ -72,7 +84,8 @@ class TrainLoader:
     @property
     def num_clips(self) -> int:
         """Clips per epoch."""
-        return min(len(self.windows), self.clips_per_epoch or len(self.windows))
+        longest = self.repeats * len(self.windows)
+        return min(longest, self.clips_per_epoch or longest)
 
     @property
     def num_batches(self) -> int:
@@ -91,24 +104,49 @@ class TrainLoader:
 
     def source(self, epoch: int) -> EpochBatches:
         """Return the epoch's batches by number, each made when it is asked for."""
-        clips = self.windows
+        order = [np.arange(len(self.windows))] * self.repeats
         if self.shuffle:
-            order = np.random.default_rng([self.seed, SHUFFLE_STREAM, epoch])
-            clips = clips[order.permutation(len(clips))[: self.num_clips]]
-        return EpochBatches(self, clips)
+            rng = np.random.default_rng([self.seed, SHUFFLE_STREAM, epoch])
+            order = [rng.permutation(once) for once in order]
+        clips = self.windows[np.concatenate(order)[: self.num_clips]]
+        references = None
+        if self.reference == "random":
+            references = self._references(clips, np.random.default_rng([self.seed, REFERENCE_STREAM, epoch]))
+        return EpochBatches(self, clips, references)
 
-    def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the batch of the chosen clips, (recording, first frame) each, filled up to its size."""
+    def _references(self, clips: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return where the context frames of clips are, int (n, 2), anywhere in the clips' scenes."""
+        draws, chosen = rng.random(len(clips)), np.empty_like(clips)
+        places = windows([len(r.frames) for r in self.recordings], self.n_past, 1, self.frame_step)
+        scenes = np.array([r.scene for r in self.recordings])
+        for scene in set(scenes.tolist()):
+            known = places[scenes[places[:, 0]] == scene]
+            own = scenes[clips[:, 0]] == scene
+            chosen[own] = known[(draws[own] * len(known)).astype(int)]
+        return chosen
+
+    def batch(self, chosen: np.ndarray, references: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return the batch of the chosen clips, (recording, first frame) each, filled up to its size.
+
+        references: where each clip's context frames are, if they are not its first frames.
+        """
         real = len(chosen)
-        filled = np.concatenate([chosen, np.repeat(chosen[:1], self.batch_size - real, axis=0)])
-        covered = span(self.clip_length, self.frame_step)
-        cut = [(self.recordings[r], slice(s, s + covered, self.frame_step)) for r, s in filled]
-        return {
-            "frames": np.stack([r.frames[part] for r, part in cut]),
-            "labels": np.stack([r.labels[part] for r, part in cut]),
+        videos = {field: self._cut(chosen, self.clip_length, field) for field in ("frames", "labels")}
+        if references is not None:
+            for field, video in videos.items():
+                video[:, : self.n_past] = self._cut(references, self.n_past, field)
+        return videos | {
             "mask": (np.arange(self.batch_size) < real).astype(np.float32),
             "index": np.arange(self.batch_size, dtype=np.int32),
         }
+
+    def _cut(self, places: np.ndarray, length: int, field: str) -> np.ndarray:
+        """Return the frames or labels of clips from (recording, first frame) on, filled up to a batch."""
+        filled = np.concatenate([places, np.repeat(places[:1], self.batch_size - len(places), axis=0)])
+        covered = span(length, self.frame_step)
+        videos = (getattr(self.recordings[r], field) for r in filled[:, 0])
+        parts = (slice(first, first + covered, self.frame_step) for first in filled[:, 1])
+        return np.stack([video[part] for video, part in zip(videos, parts, strict=True)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +158,14 @@ class EpochBatches:
 
     loader: TrainLoader
     clips: np.ndarray
+    references: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.loader.num_batches
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        size = self.loader.batch_size
-        return self.loader.batch(self.clips[number * size : (number + 1) * size])
+        own = slice(number * self.loader.batch_size, (number + 1) * self.loader.batch_size)
+        return self.loader.batch(self.clips[own], None if self.references is None else self.references[own])
 
 
 def pad_to_devices(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray]:

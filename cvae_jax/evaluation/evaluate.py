@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording
-from cvae_jax.data.load import load_data
+from cvae_jax.data.load import load_ceiling, load_data
 from cvae_jax.evaluation import video_distance
 from cvae_jax.evaluation.baselines import score_baselines
 from cvae_jax.evaluation.latents import Collected
@@ -117,7 +117,9 @@ def score(
     found = score_model(options, scorer, variables, recordings, distance)
     scores = found.rows
     if baselines:
-        scores = scores | score_baselines(data["train"], recordings, config.n_past, measures)
+        ceiling = load_ceiling(config.data, split)
+        compared, more = score_baselines(data["train"], recordings, config.n_past, measures, ceiling)
+        scores, definitions = scores | compared, definitions | more
     table = rows(scores, options)
     means = {row["name"]: row for row in table if "scene" not in row}
     means["prior"].update(found.fvd)

@@ -17,8 +17,12 @@ from cvae_jax.evaluation.scores import Scored
 from cvae_jax.report import columns
 from cvae_jax.report.figures import SEES_TARGET
 
-BASELINES = ("nearest_pose", "mean_frame", "copy_first", "copy_previous")
-ROWS = ("prior", "prior_best_of_N", "prior_mean", "prior_scaled", "posterior", *BASELINES)
+BASELINES = ("nearest_pose", "blend_poses", "mean_frame", "copy_first", "copy_previous")
+ROWS = (
+    *("prior", "prior_best_of_N", "prior_mean", "prior_scaled", "posterior"),
+    *BASELINES,
+    *("oracle_training_frame", "ceiling"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +80,31 @@ def rows(scores: dict[str, list[ClipScores]], options: EvaluationOptions) -> lis
 
     A clip's number is the mean of its per-frame values; a scene's is the mean over its clips; the mean row's
     is the mean over scenes, with 95 % bootstrap intervals that resample clips within scenes. For several
-    draws a row also has each draw's number and their standard deviation. Clips in which no frame has a metric
+    draws a row also has each draw's number and their standard deviation. Where the ceiling is known, rows of
+    predictions have 'way_to_ceiling': 0 at nearest_pose, 1 at the ceiling, in PSNR. Clips in which no frame
+    has a metric
     are left out of its mean; if no clip has it, its fields are None.
     """
     names = [name for name in ROWS if name in scores]
     scenes = sorted({clip.scene for clip in scores[names[0]]})
-    result = [_row(name, scores[name], options) for name in names]
-    if len(scenes) > 1:
-        for scene in scenes:
-            for name in names:
-                own = [clip for clip in scores[name] if clip.scene == scene]
-                result.append({"scene": scene} | _row(name, own, options))
+    result = _with_way_to_ceiling([_row(name, scores[name], options) for name in names])
+    for scene in scenes if len(scenes) > 1 else ():
+        own = {name: [clip for clip in scores[name] if clip.scene == scene] for name in names}
+        of_scene = [{"scene": scene} | _row(name, clips, options) for name, clips in own.items()]
+        result += _with_way_to_ceiling(of_scene)
     return result
+
+
+def _with_way_to_ceiling(rows: list[dict]) -> list[dict]:
+    """Add to the rows of predictions their part of the way from nearest_pose to the ceiling, in PSNR."""
+    psnr = {row["name"]: row["psnr"] for row in rows}
+    if "ceiling" not in psnr or "nearest_pose" not in psnr:
+        return rows
+    start, end = psnr["nearest_pose"], psnr["ceiling"]
+    return [
+        row if row["sees_target"] else row | {"way_to_ceiling": (row["psnr"] - start) / (end - start)}
+        for row in rows
+    ]
 
 
 def _row(name: str, clips: list[ClipScores], options: EvaluationOptions) -> dict:

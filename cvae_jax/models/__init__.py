@@ -6,11 +6,12 @@ from ml_collections import ConfigDict
 
 from cvae_jax.models.cvae import CVAE
 from cvae_jax.models.interface import VideoModel
+from cvae_jax.models.multiscale import Multiscale
 from cvae_jax.models.svg import SVG
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.sections import section_of
 
-KINDS: dict[str, type[VideoModel]] = {"cvae": CVAE, "svg": SVG}
+KINDS: dict[str, type[VideoModel]] = {"cvae": CVAE, "multiscale": Multiscale, "svg": SVG}
 PRECISIONS = ("float32", "bfloat16")
 
 

@@ -10,7 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cvae_jax.models.layers import BatchNorm, Convolution, DepthConvBlock, ResidualBlock, leaky_relu
+from cvae_jax.models.layers import (
+    BatchNorm,
+    Convolution,
+    DepthConvBlock,
+    ResidualBlock,
+    leaky_relu,
+    positions,
+)
 
 
 class FrameEncoder(nn.Module):
@@ -121,22 +128,6 @@ class Generator(nn.Module):
             x = DepthConvBlock(d // divisor, self.formulation, name=f"layer_{2 * i + 2}")(x)
         last = Convolution("dense", self.channels, self.formulation, name="layer_7")
         return last(x.astype(jnp.float32))
-
-
-def positions(height: int, width: int, octaves: int) -> Float[Array, "{height} {width} c"]:
-    """Return where each pixel is, (height, width, 4 * octaves), in [-1, 1].
-
-    With row and column running over [-1, 1]: sin and cos of pi/2 * 2^k times each, k < octaves (Fourier
-    features, Tancik et al., 2020; with one octave the image's sides can be told apart, as in CoordConv,
-    Liu et al., 2018).
-    """
-    channels = []
-    for k in range(octaves):
-        row, column = (0.5 * jnp.pi * 2**k * jnp.linspace(-1.0, 1.0, n) for n in (height, width))
-        for wave in (jnp.sin, jnp.cos):
-            channels.append(jnp.broadcast_to(wave(row)[:, None], (height, width)))
-            channels.append(jnp.broadcast_to(wave(column)[None, :], (height, width)))
-    return jnp.stack(channels, axis=-1)
 
 
 class Network(nn.Module):

@@ -76,12 +76,14 @@ class StepOutputs(NamedTuple):
     """What a model predicts of frame t.
 
     raw: the decoder's output, which need not be in [0, 1]. prior: p(z_t | what was before).
-    posterior: q(z_t | target, ...); None from `imagine`.
+    posterior: q(z_t | target, ...); None from `imagine`. masks: where a model composes its frames of several
+    images, the share of each in every pixel, in [0, 1], by name; otherwise None.
     """
 
     raw: Float[Array, "*s b h w c"]
     prior: Gaussian
     posterior: Gaussian | None = None
+    masks: dict[str, Float[Array, "*s b h w 1"]] | None = None
 
     @property
     def frame(self) -> Float[Array, "*s b h w c"]:
@@ -99,6 +101,8 @@ class VideoModel(abc.ABC):
       gradient_crosses_time: whether a step's gradient reaches earlier steps through the carry. Then a clip is
         differentiated as a whole, recomputing each step (remat) or each chunk of several; otherwise step by
         step, in memory that does not grow with the length of the clip.
+      sees_previous: whether a prediction depends on the previous frame. If not, teacher forcing changes
+        nothing, and clips are always treated as teacher-forced.
       has_learned_prior: whether the prior has parameters of its own, which the KL trains.
       clips_at_once: how many clips are worked on at a time, for the caches of a CPU; None for all of them.
         A model that sets it must not mix clips in `observe` and `imagine`; `condition` always sees all.
@@ -108,6 +112,7 @@ class VideoModel(abc.ABC):
     """
 
     gradient_crosses_time: ClassVar[bool] = False
+    sees_previous: bool = True
     has_learned_prior: bool = False
     clips_at_once: int | None = None
     teacher_forced_chunk: Callable | None = None

@@ -1,6 +1,6 @@
-"""Building blocks of the reference model: convolution layers, residual block, DCB, BatchNorm.
+"""Building blocks: convolution layers, and the reference model's residual block, DCB and BatchNorm.
 
-Feature maps keep the frame's resolution everywhere (no stride). Initialisation is PyTorch's
+The reference model's maps keep the frame's resolution everywhere (no stride). Initialisation is PyTorch's
 default: weights and biases uniform in +-1/sqrt(fan_in) (He et al., 2015, with a = sqrt(5)).
 """
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from cvae_jax.models import ops
+from cvae_jax.models import ops, strided
 from cvae_jax.models.normalisation import normalise
 
 
@@ -43,6 +43,22 @@ def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: t
     return value
 
 
+def positions(height: int, width: int, octaves: int) -> Float[Array, "{height} {width} c"]:
+    """Return where each pixel is, (height, width, 4 * octaves), in [-1, 1].
+
+    With row and column running over [-1, 1]: sin and cos of pi/2 * 2^k times each, k < octaves (Fourier
+    features, Tancik et al., 2020; with one octave the image's sides can be told apart, as in CoordConv,
+    Liu et al., 2018).
+    """
+    channels = []
+    for k in range(octaves):
+        row, column = (0.5 * jnp.pi * 2**k * jnp.linspace(-1.0, 1.0, n) for n in (height, width))
+        for wave in (jnp.sin, jnp.cos):
+            channels.append(jnp.broadcast_to(wave(row)[:, None], (height, width)))
+            channels.append(jnp.broadcast_to(wave(column)[None, :], (height, width)))
+    return jnp.stack(channels, axis=-1)
+
+
 def leaky_relu(x: Array, slope: float) -> Array:
     """Leaky ReLU with PyTorch's gradient at zero (the slope)."""
     return jnp.where(x > 0, x, slope * x)
@@ -52,7 +68,7 @@ class Convolution(nn.Module):
     """A convolution with bias, in the precision of its input (parameters are kept in float32).
 
     `kind` is 'dense' (1x1), 'dense_halves' (1x1, giving the two halves of its channels as a pair), 'conv3x3',
-    'depthwise3x3' or 'conv7x7_valid'.
+    'enlarged_conv3x3' (of the map enlarged by 2), 'depthwise3x3' or 'conv7x7_valid'.
     """
 
     kind: str
@@ -62,7 +78,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w i"]) -> Any:
         channels = x.shape[-1]
-        size = {"conv3x3": 3, "depthwise3x3": 3, "conv7x7_valid": 7}.get(self.kind, 1)
+        size = {"dense": 1, "dense_halves": 1, "conv7x7_valid": 7}.get(self.kind, 3)
         inputs = 1 if self.kind == "depthwise3x3" else channels
         shape = (size, size, inputs, self.features)
         init = uniform_fan_in(size * size * inputs)
@@ -71,10 +87,16 @@ class Convolution(nn.Module):
             "dense": ops.dense,
             "dense_halves": ops.dense_halves,
             "conv3x3": ops.conv3x3,
+            "enlarged_conv3x3": _enlarged_conv3x3,
             "depthwise3x3": ops.depthwise3x3,
             "conv7x7_valid": ops.conv_valid,
         }[self.kind]
         return apply(x, kernel.astype(x.dtype), bias, self.formulation)
+
+
+def _enlarged_conv3x3(x: Array, kernel: Array, bias: Array, formulation: str) -> Array:
+    y = strided.enlarged_conv3x3(x, kernel, formulation)
+    return (y + bias[None, None, None]).astype(y.dtype)
 
 
 class ResidualBlock(nn.Module):

@@ -36,9 +36,6 @@ from cvae_jax.runtime.errors import UserError
 DECIMALS = 4  # of a keypoint in [0, 1]
 SAMPLES = 12  # in the contact sheet
 NOTABLE = 0.02  # share of the frames in which the body may leave the crop without a word
-# Of configs/recommended.py, which cannot be read without what prepare.py does without.
-RECIPE_CLIP, RECIPE_FRAME_STEP, RECIPE_BATCH, RECIPE_EPOCHS = 6, 8, 10, 100
-ENOUGH_STEPS = 4_000  # a model of full size on a short video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,24 +70,6 @@ def prepare(settings: Settings) -> Iterator[str]:
     write(clip, settings)
     yield f"Look at {out / prepared.CONTACT_SHEET}; then train:"
     yield f"{cli.command('train')} --config=configs/recommended.py {quoted_flags(out)}"
-    lengths = [s.stop - s.start for s in clip.stretches if s.split == "train"]
-    advice = advise(lengths)
-    if advice:
-        yield f"(the video is short for that recipe: add {' '.join(advice)})"
-
-
-def advise(lengths: list[int]) -> list[str]:
-    """Return what training recordings of these lengths need on top of configs/recommended.py.
-
-    Its clips take every eighth frame, six of them, and its 100 epochs make 43,900 steps of ten clips where
-    there are enough; of a short video an epoch is so short that they would be a few hundred.
-    """
-    step = min(RECIPE_FRAME_STEP, max(1, (max(lengths) - 1) // (RECIPE_CLIP - 1)))
-    clips = sum(max(0, length - (RECIPE_CLIP - 1) * step) for length in lengths)
-    steps = max(1, -(-clips // RECIPE_BATCH))
-    epochs = -(-ENOUGH_STEPS // steps)
-    advice = [] if step == RECIPE_FRAME_STEP else [f"--config.data.frame_step={step}"]
-    return advice + ([f"--config.num_epochs={epochs}"] if epochs > RECIPE_EPOCHS else [])
 
 
 def quoted_flags(out: Path) -> str:

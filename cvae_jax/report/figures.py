@@ -28,7 +28,7 @@ from cvae_jax.report.canvas import (
 from cvae_jax.runtime.files import replacing
 
 # Curves whose numbers come from looking at the frame to predict; a name may say more after these.
-SEES_TARGET = ("posterior", "copy_previous")
+SEES_TARGET = ("posterior", "copy_previous", "oracle_training_frame")
 
 _GRAYS = 16  # palette entries of a GIF kept for the text
 

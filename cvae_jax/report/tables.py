@@ -12,6 +12,7 @@ _MARK = "†"
 SAMPLES_COINCIDE = "The samples coincide: the latent does not change the video."
 COINCIDE_DB = 60.0
 _OVER = {"ci95": "95 % over clips", "seed_std": "over draws"}
+_WAY = "Of the way: from nearest_pose (0 %) to the ceiling (100 %), in PSNR."
 _FOOTNOTE = f"{_MARK} sees the frame it predicts, or the true frame before it: not a prediction."
 
 
@@ -59,6 +60,8 @@ def results_table(results: dict) -> str:
         if chosen:
             parts += [f"### {title}", _table(chosen)]
     parts.append(direction(metrics_of(rows)))
+    if any("way_to_ceiling" in row for row in rows):
+        parts.append(_WAY)
     if any(row["sees_target"] for row in rows):
         parts.append(_FOOTNOTE)
     if "latents" in results:
@@ -133,6 +136,9 @@ def _table(rows: Sequence[dict]) -> str:
             line.append(cell)
 
     for metric in metrics_of(rows):
+        if metric is SSIM and any("way_to_ceiling" in row for row in rows):
+            share = [row.get("way_to_ceiling") for row in rows]
+            add("of the way", [_MISSING if x is None else f"{100 * x:.0f} %" for x in share])
         always = metric in (PSNR, SSIM)
         numbers = [row[metric.name] if always else row.get(metric.name) for row in rows]
         add(metric.title, [number(value, metric.digits) for value in numbers])

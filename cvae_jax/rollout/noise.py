@@ -15,6 +15,7 @@ from jaxtyping import Array, Integer, Key, Num, Scalar
 # NumPy, so that importing this module does not start a backend.
 TRAINING_STREAM = np.uint32(0)
 EVALUATION_STREAM = np.uint32(1)
+AUGMENTATION_STREAM = np.uint32(2)
 
 Noise = Callable[[Scalar], Array]
 """t -> standard normal noise of step t, (b, *latent_shape)."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cvae_jax import config as config_files
 from cvae_jax import defaults
 from cvae_jax.config import Components
-from cvae_jax.data.load import load_data
+from cvae_jax.data.load import load_ceiling, load_data
 from cvae_jax.evaluation import evaluate
 from cvae_jax.evaluation.baselines import score_baselines
 from cvae_jax.evaluation.measures import choose
@@ -131,6 +131,7 @@ def _score_baselines(study: ConfigDict, run: Planned, cache: Cache) -> dict[str,
     data = load_data(run.config.data, run.config.n_past, cache)
     recordings = evaluate.of_split(data, study.split, run.config.data.name)
     measures, _ = choose(recordings, run.config.eval.lpips)
-    scores = score_baselines(data["train"], recordings, run.config.n_past, measures)
+    ceiling = load_ceiling(run.config.data, study.split)
+    scores, _ = score_baselines(data["train"], recordings, run.config.n_past, measures, ceiling)
     found = rows(scores, Components.build(run.config).evaluation)
     return {row["name"]: row for row in found if "scene" not in row}

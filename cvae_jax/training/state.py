@@ -19,13 +19,14 @@ from cvae_jax.runtime.errors import UserError
 class Optimizer:
     """Adam after clipping to a global norm; the learning rate comes with every step.
 
-    Attributes: b1, b2, eps of Adam (Kingma & Ba, 2015); clip_norm, 0 for none; ema_decay of the averaged
-    parameters, 0 for none.
+    Attributes: b1, b2, eps of Adam (Kingma & Ba, 2015); weight_decay, decoupled as in AdamW (Loshchilov &
+    Hutter, 2019), 0 for none; clip_norm, 0 for none; ema_decay of the averaged parameters, 0 for none.
     """
 
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
 
@@ -36,6 +37,10 @@ class Optimizer:
                 raise UserError(f"config.optimizer.{field} is {value!r}; give a number in [0, 1).")
         if not self.eps > 0:
             raise UserError(f"config.optimizer.eps is {self.eps!r}; give a number above 0.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UserError(
+                f"config.optimizer.weight_decay is {self.weight_decay!r}; give a finite number, 0 for none."
+            )
         if not (math.isfinite(self.clip_norm) and self.clip_norm >= 0):
             raise UserError(
                 f"config.optimizer.clip_norm is {self.clip_norm!r}; give a finite number, 0 for no clipping."
@@ -53,7 +58,10 @@ class Optimizer:
         Leaf by leaf it would be a thousand small kernels, which are most of the step's compile time.
         """
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        return optax.flatten(optax.chain(clip, optax.scale_by_adam(self.b1, self.b2, self.eps)))
+        parts = [clip, optax.scale_by_adam(self.b1, self.b2, self.eps)]
+        if self.weight_decay:
+            parts.append(optax.add_decayed_weights(self.weight_decay))
+        return optax.flatten(optax.chain(*parts))
 
 
 @flax.struct.dataclass
@@ -98,7 +106,7 @@ class TrainState:
         learning_rate: Float[Array, ""],
     ) -> TrainState:
         """Return the state after one step of Adam with the given (global) gradients."""
-        updates, opt_state = optimizer.transformation.update(gradients, self.opt_state)
+        updates, opt_state = optimizer.transformation.update(gradients, self.opt_state, self.params)
         params = optax.apply_updates(self.params, jax.tree.map(lambda u: -learning_rate * u, updates))
         ema = self.ema
         if ema is not None:

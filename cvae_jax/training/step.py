@@ -10,9 +10,10 @@ import optax
 
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import VideoModel
-from cvae_jax.rollout.noise import TRAINING_STREAM, clip_noise, derive_keys
+from cvae_jax.rollout.noise import AUGMENTATION_STREAM, TRAINING_STREAM, clip_noise, derive_keys
 from cvae_jax.rollout.scan import Clips, RolloutOptions
 from cvae_jax.runtime.devices import psum
+from cvae_jax.training.augment import Augmentation
 from cvae_jax.training.gradients import clip_gradients
 from cvae_jax.training.state import Optimizer, TrainState
 
@@ -23,6 +24,7 @@ def make_train_step(
     rollout: RolloutOptions,
     n_past: int,
     optimizer: Optimizer,
+    augmentation: Augmentation = Augmentation(),
     throughout: bool | None = None,
 ) -> Callable:
     """Return the device function (state, batch, controls) -> (state, metrics).
@@ -37,6 +39,8 @@ def make_train_step(
         clips = Clips(batch["frames"], batch["labels"], batch["mask"])
         step = state.step.astype(jnp.uint32)
         keys = derive_keys(controls["seed"], TRAINING_STREAM, step, batch["index"])
+        of_changes = derive_keys(controls["seed"], AUGMENTATION_STREAM, step, batch["index"])
+        clips = augmentation.apply(clips, of_changes)
         gradients, metrics, batch_stats = clip_gradients(
             model,
             objective,

@@ -213,3 +213,63 @@ def test_what_is_done_to_a_batch_reaches_neither_recordings_nor_other_batches():
         batch["frames"][:] = batch["mask"][:] = 0
         del batch["labels"]
     assert same(list(made.batches(0)), list(loader(batch_size=1).batches(0)))
+
+
+# Context frames from elsewhere
+
+
+def references(made, epoch):
+    """(recording, frame) of the first frame of every clip, and the clips' other frames."""
+    firsts, others = [], []
+    for batch in made.batches(epoch):
+        np.testing.assert_array_equal(batch["labels"], batch["frames"] + 100)
+        for frames, real in zip(batch["frames"][:, :, 0, 0, :2].astype(int).tolist(), batch["mask"]):
+            if real:
+                firsts.append([tuple(frame) for frame in frames[: made.n_past]])
+                others.append([tuple(frame) for frame in frames[made.n_past :]])
+    return firsts, others
+
+
+def test_a_random_reference_replaces_the_context_frames_alone():
+    plain, drawn = (loader(stride=1, reference=kind) for kind in ("first", "random"))
+    (first, others), (reference, same_others) = references(plain, 2), references(drawn, 2)
+    assert others == same_others  # the frames to predict, in the same order
+    assert first != reference
+    places = {place for clip in reference for place in clip}
+    assert {r for r, _ in places} > {0}  # any recording of the scene
+    assert all(frame < (11, 3, 8, 4)[r] for r, frame in places)
+    assert references(drawn, 2) == (reference, same_others)  # a function of the epoch
+    assert references(drawn, 3)[0] != reference
+    later = list(drawn.batches(2))[1:]
+    assert same(later, list(drawn.batches(2, start=1)))
+
+
+def test_a_random_reference_has_n_past_successive_frames():
+    made = loader(stride=1, reference="random", n_past=2, frame_step=2, lengths=(11, 9))
+    for clip, _ in zip(*references(made, 0), strict=True):
+        (one, first), (other, second) = clip
+        assert one == other and second == first + 2
+
+
+def test_a_random_reference_is_of_the_same_scene():
+    made = loader(stride=1, reference="random")
+    scenes = [dataclasses.replace(r, scene=f"scene{i % 2}") for i, r in enumerate(made.recordings)]
+    made = dataclasses.replace(made, recordings=scenes)
+    for (context,), others in zip(*references(made, 0), strict=True):
+        assert {context[0] % 2} == {r % 2 for r, _ in others}
+
+
+def test_an_epoch_may_repeat_its_clips():
+    once, thrice = loader(stride=1), loader(stride=1, repeats=3)
+    assert thrice.num_clips == 3 * once.num_clips
+    clips = clips_of(thrice.batches(epoch=1))
+    count = once.num_clips
+    parts = [clips[k * count : (k + 1) * count] for k in range(3)]
+    assert parts[0] == clips_of(once.batches(epoch=1)) != parts[1]
+    assert sorted(parts[0]) == sorted(parts[1]) == sorted(parts[2])
+    assert loader(stride=1, repeats=3, clips_per_epoch=20).num_clips == 20
+
+
+def test_an_unknown_reference_is_refused():
+    with pytest.raises(UserError, match="config.data.reference is 'last'; choose one of first, random"):
+        loader(reference="last")

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from cvae_jax.models.cvae import CVAE
-from cvae_jax.models.cvae_network import positions
 from cvae_jax.models.interface import init_variables
-from cvae_jax.models.layers import BatchNorm
+from cvae_jax.models.layers import BatchNorm, positions
 
 DIMS = dict(frame_features=8, label_features=2, latent_channels=4, decoder_features=8)
 SIZE = (12, 11)

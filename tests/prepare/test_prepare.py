@@ -15,17 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import recommended
 from cvae_jax.data import datasets, store
 from cvae_jax.data.datasets import prepared
 from cvae_jax.data.pose import LANDMARKS, draw_pose, landmark_index
 from cvae_jax.generation.transfer import transfer_labels
 from cvae_jax.prepare.preparation import (
-    RECIPE_BATCH,
-    RECIPE_CLIP,
-    RECIPE_EPOCHS,
-    RECIPE_FRAME_STEP,
-    advise,
     prepare,
 )
 from cvae_jax.prepare.settings import Settings
@@ -553,13 +547,3 @@ def test_the_door_prepares_without_jax(video: Path, keypoints: Path, tmp_path: P
 def test_settings_out_of_range(settings: dict, words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         Settings("a.mp4", "b", **settings)
-
-
-def test_advice_fits_the_recipe() -> None:
-    config = recommended.get_config()
-    assert (config.clip_length, config.data.frame_step) == (RECIPE_CLIP, RECIPE_FRAME_STEP)
-    assert (config.batch_size, config.num_epochs) == (RECIPE_BATCH, RECIPE_EPOCHS)
-    assert advise([1500]) == []
-    assert advise([200, 91]) == ["--config.num_epochs=182"]  # 160 + 51 clips: 22 steps an epoch
-    assert advise([40]) == ["--config.data.frame_step=7", "--config.num_epochs=4000"]
-    assert advise([2]) == ["--config.data.frame_step=1", "--config.num_epochs=4000"]

@@ -13,7 +13,7 @@ from helpers import tiny_config
 from configs import (
     ablation,
     ablation_real_clips,
-    recommended,
+    cvae_recipe,
     study_mmnist,
     study_priors,
     study_reduced,
@@ -292,15 +292,15 @@ def test_every_study_plans(config, tmp_path):
     assert len({run.workdir for run in runs}) == len(runs)
 
 
-def test_the_ablation_goes_from_report_exact_to_recommended(tmp_path):
+def test_the_ablation_goes_from_report_exact_to_the_cvae_recipe(tmp_path):
     study = ablation.get_config()
     runs = studies.plan(study, tmp_path)[: len(study.variants)]
     found = {run.variant: flatten_dict(run.config.to_dict(), sep=".") for run in runs}
     exact, last = found["report_exact"], found["residual"]
-    wanted = flatten_dict(recommended.get_config().to_dict(), sep=".")
-    for field in recommended.CHANGES:
+    wanted = flatten_dict(cvae_recipe.get_config().to_dict(), sep=".")
+    for field in cvae_recipe.CHANGES:
         assert last[field] == ablation.NARROW.get(field, wanted[field]) != exact[field]
-    changing = {*recommended.CHANGES, "name"}
+    changing = {*cvae_recipe.CHANGES, "name"}
     for a, b in zip(found.values(), list(found.values())[1:], strict=False):
         differing = {field for field in a if a[field] != b[field]}
         assert {"name"} < differing <= changing

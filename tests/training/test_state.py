@@ -25,21 +25,24 @@ def draw(seed, scale=1.0):
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("scale", [0.01, 5.0], ids=["small", "large"])
-def test_updates_are_those_of_optax_adam(clip_norm, scale):
+def test_updates_are_those_of_optax_adamw(clip_norm, weight_decay, scale):
     """Clipped to a global norm first; the learning rate changes from step to step."""
-    optimizer = Optimizer(b1=0.8, b2=0.95, eps=1e-6, clip_norm=clip_norm, ema_decay=0.9)
+    optimizer = Optimizer(
+        b1=0.8, b2=0.95, eps=1e-6, weight_decay=weight_decay, clip_norm=clip_norm, ema_decay=0.9
+    )
     state = TrainState.create({"params": draw(0), "batch_stats": {}}, optimizer)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     schedule = lambda count: jnp.asarray(LEARNING_RATES)[count]  # noqa: E731
-    reference = optax.chain(clip, optax.adam(schedule, b1=0.8, b2=0.95, eps=1e-6))
+    reference = optax.chain(clip, optax.adamw(schedule, b1=0.8, b2=0.95, eps=1e-6, weight_decay=weight_decay))
     params, memory = draw(0), reference.init(draw(0))
     averaged = draw(0)
     update = jax.jit(lambda s, g, lr: s.update(optimizer, g, {}, lr))
     for step, learning_rate in enumerate(LEARNING_RATES):
         gradients = draw(step + 1, scale)
         state = update(state, gradients, jnp.float32(learning_rate))
-        changes, memory = reference.update(gradients, memory)
+        changes, memory = reference.update(gradients, memory, params)
         params = optax.apply_updates(params, changes)
         averaged = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, averaged, params)
         for ours, theirs in ((state.params, params), (state.ema, averaged)):

@@ -77,10 +77,20 @@ class Scene:
 
     def frame(self, split: str, sequence: int, index: int) -> np.ndarray:
         """Return the frame, uint8 (H, W, 3)."""
-        return self._frame(self._body(split, sequence, index), split, sequence, index)
+        return self._frame(self._body(split, sequence, index), split, sequence, index, self.chance)
 
-    def _frame(self, dancer: body.Body, split: str, sequence: int, index: int) -> np.ndarray:
-        address = (self.seed, self.chance, SPLITS.index(split), sequence)
+    def mean_frame(self, split: str, sequence: int, index: int, draws: int) -> np.ndarray:
+        """Return the mean of the frame over other draws of chance, chance + 1 .. chance + draws; uint8.
+
+        It estimates the best prediction from the label in the mean-squared sense, the conditional mean.
+        """
+        dancer = self._body(split, sequence, index)
+        others = range(self.chance + 1, self.chance + draws + 1)
+        total = sum(self._frame(dancer, split, sequence, index, k).astype(np.float32) for k in others)
+        return np.rint(total / draws).astype(np.uint8)
+
+    def _frame(self, dancer: body.Body, split: str, sequence: int, index: int, chance: int) -> np.ndarray:
+        address = (self.seed, chance, SPLITS.index(split), sequence)
         cloth = smooth_noise((*address, CLOTH), index, 7, figure.CLOTH_CHANNELS)
         light = smooth_noise((*address, LIGHT), index, 15, 1)[0]
         lit, dark = self._studio
@@ -95,6 +105,6 @@ class Scene:
         """Return frame and label at once."""
         dancer = self._body(split, sequence, index)
         return (
-            self._frame(dancer, split, sequence, index),
+            self._frame(dancer, split, sequence, index, self.chance),
             self._label(body.keypoints(dancer, self.camera)),
         )

@@ -26,17 +26,26 @@ MOST_WORKERS = 16
 
 
 class Job(NamedTuple):
-    """Frames start to stop (excluded) of a sequence."""
+    """Frames start to stop (excluded) of a sequence; their means over so many `draws` of chance, unless 0."""
 
     split: str
     sequence: int
     start: int
     stop: int
+    draws: int = 0
+
+    @property
+    def images(self) -> int:
+        """How many images are made of each frame: itself and its label, or its mean."""
+        return 1 if self.draws else 2
 
 
 def render(scene: Scene, job: Job) -> np.ndarray:
-    """Return a job's frames and labels, uint8 (T, 2, H, W, 3)."""
-    return np.stack([scene.pair(job.split, job.sequence, t) for t in range(job.start, job.stop)])
+    """Return a job's frames and labels, uint8 (T, 2, H, W, 3), or mean frames (T, 1, H, W, 3)."""
+    times = range(job.start, job.stop)
+    if job.draws:
+        return np.stack([scene.mean_frame(job.split, job.sequence, t, job.draws) for t in times])[:, None]
+    return np.stack([scene.pair(job.split, job.sequence, t) for t in times])
 
 
 def render_all(scene: Scene, jobs: list[Job]) -> Iterator[np.ndarray]:
@@ -53,9 +62,9 @@ def render_all(scene: Scene, jobs: list[Job]) -> Iterator[np.ndarray]:
     def ask(job: Job) -> np.ndarray:
         worker = free.get()
         assert worker.stdin is not None and worker.stdout is not None, "they are pipes"
-        shape = (job.stop - job.start, 2, *scene.frame_size, 3)
+        shape = (job.stop - job.start, job.images, *scene.frame_size, 3)
         try:
-            worker.stdin.write(f"{job.split} {job.sequence} {job.start} {job.stop}\n".encode())
+            worker.stdin.write(f"{' '.join(map(str, job))}\n".encode())
             worker.stdin.flush()
             pixels = worker.stdout.read(int(np.prod(shape)))
         except BrokenPipeError:

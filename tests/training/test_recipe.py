@@ -1,0 +1,148 @@
+"""The recommended recipe as a whole: the multiscale model, random references, augmentation, AdamW."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import moving_square, read_rows, same_bits
+
+from configs import quickstart, recommended
+from cvae_jax.config import Components
+from cvae_jax.data.loader import pad_to_devices
+from cvae_jax.evaluation.evaluate import evaluate
+from cvae_jax.models.interface import init_variables
+from cvae_jax.runtime.devices import Devices
+from cvae_jax.train import open_run, train
+from cvae_jax.training.state import TrainState
+from cvae_jax.training.step import make_train_step
+
+STEPS = 3
+
+
+def small_config(**changes):
+    config = quickstart.get_config()
+    config.num_epochs = 2
+    config.batch_size = 6
+    config.clip_length = 3
+    config.data.repeats = 1
+    config.data.clips_per_epoch = 12
+    config.model.multiscale.update(widths=(4, 8), latent_channels=2, position_octaves=1)
+    config.augment.zoom, config.augment.brightness = 0.1, 0.1
+    config.learning_rate.warmup_epochs = 1
+    config.eval.update(samples=1, best_of=0, batch_size=2, lpips=False)
+    config.log.images = False
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture
+def data(monkeypatch):
+    recordings = {
+        "train": [moving_square("a", 9, 1), moving_square("b", 7, 2)],
+        "validation": [moving_square("c", 6, 3)],
+        "test": [moving_square("d", 6, 4)],
+    }
+    for module in ("train", "evaluation.evaluate"):
+        monkeypatch.setattr(f"cvae_jax.{module}.load_data", lambda *a, **k: recordings)
+    return recordings
+
+
+@pytest.mark.parametrize("feedback", [0, 1])
+def test_one_device_equals_four(feedback):
+    """Same global batch of 6 clips on 1 and on 4 devices (padded to 8): losses and parameters agree."""
+    config = small_config(**{"model.multiscale.feedback": feedback})
+    parts = Components.build(config)
+    variables = init_variables(parts.model, 0, (16, 12))
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(0, 255, (6, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
+    batch |= {"mask": np.ones(6, np.float32), "index": np.arange(6, dtype=np.int32)}
+    results = {}
+    for count in (1, 4):
+        devices = Devices(jax.local_devices()[:count])
+        step = devices.map_update(make_train_step(*parts.compiled, augmentation=parts.augmentation))
+        state, history = TrainState.create(variables, parts.optimizer), []
+        for number in range(STEPS):
+            controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-4)}
+            controls["forced"] = np.array([True, number % 2 == 0])
+            state, metrics = step(state, devices.split(pad_to_devices(batch, count)), controls)
+            history.append({name: float(value) for name, value in metrics.items()})
+        results[count] = jax.device_get(state.params), history
+    (one, one_history), (four, four_history) = results[1], results[4]
+    for a, b in zip(one_history, four_history, strict=True):
+        for name in ("loss", "recon", "kl", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], rel=1e-3), name
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    moved = flat(one) - flat(variables["params"])
+    assert np.linalg.norm(flat(one) - flat(four)) <= 0.02 * np.linalg.norm(moved)
+
+
+def test_augmentation_changes_the_step(data):
+    losses = []
+    for shift in (0, 4):
+        config = small_config(**{"augment.shift": shift, "augment.mirror": False})
+        parts = Components.build(config)
+        devices = Devices(jax.local_devices()[:1])
+        step = devices.map_update(make_train_step(*parts.compiled, augmentation=parts.augmentation))
+        state = TrainState.create(init_variables(parts.model, 0, (16, 12)), parts.optimizer)
+        rng = np.random.default_rng(0)
+        batch = {name: rng.integers(0, 255, (6, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
+        batch |= {"mask": np.ones(6, np.float32), "index": np.arange(6, dtype=np.int32)}
+        controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-4)}
+        controls["forced"] = np.ones(2, bool)
+        losses.append(float(step(state, devices.split(batch), controls)[1]["loss"]))
+    assert losses[0] != losses[1]
+
+
+def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path):
+    """The second sitting begins within an epoch, with the references and changes of the first."""
+    config = small_config()
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    final = train(config, whole, jax.local_devices()[:1])
+
+    class Killed(Exception):
+        pass
+
+    run = open_run(config, parted, jax.local_devices()[:1])
+    save = run.checkpoints.save
+
+    def save_then_die(step, *rest):
+        save(step, *rest)
+        run.checkpoints.wait()
+        if step == 3:  # the second epoch's first step
+            raise Killed
+
+    run.checkpoints.save = save_then_die
+    run.cadence = dataclasses.replace(run.cadence, checkpoint_minutes=1e-9)
+    with pytest.raises(Killed):
+        run.finish()
+    assert same_bits(final, train(config, parted, jax.local_devices()[:1]))
+    assert read_rows(parted) == read_rows(whole)
+
+    evaluate(config, whole, devices=jax.local_devices()[:1])
+    results = json.loads((whole / "eval" / "results.json").read_text())
+    names = {row["name"] for row in results["rows"]}
+    assert {"prior", "prior_mean", "posterior", "blend_poses", "oracle_training_frame"} <= names
+
+
+def test_the_model_learns_to_move_the_square(data, tmp_path):
+    """In a few hundred steps it beats the nearest training pose on a clip that it has not seen."""
+    config = small_config(
+        **{"num_epochs": 12, "data.repeats": 10, "data.clips_per_epoch": 120, "augment.mirror": False}
+    )
+    config.model.multiscale.widths = (8, 16)
+    config.learning_rate.peak = 1e-2
+    config.eval.every = 12
+    train(config, tmp_path, jax.local_devices()[:1])
+    evaluate(config, tmp_path, devices=jax.local_devices()[:1])
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    psnr = {row["name"]: row["psnr"] for row in results["rows"] if "scene" not in row}
+    assert psnr["prior_mean"] > psnr["mean_frame"] + 3, psnr
+
+
+def test_both_configs_describe_a_model_without_feedback():
+    for config in (recommended.get_config(), quickstart.get_config()):
+        parts = Components.build(config)
+        assert not parts.model.sees_previous and parts.model.has_learned_prior
+        assert parts.rollout.fold_time  # all steps of a clip are one batch, on any machine
