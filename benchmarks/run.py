@@ -65,6 +65,12 @@ def _rollout(batch: int, pairs: int, quick_pairs: int = 0) -> Case:
     return Case(f"rollout_b{batch}", request, title, pairs, quick_pairs)
 
 
+def _multiscale(case: str, batch: int, frames: int, title: str, pairs: int, quick_pairs: int = 0) -> Case:
+    request = {"case": case, "model": "multiscale", "batch": batch, "frames": frames}
+    request |= {"teacher_forced": True} if case == "train" else {}
+    return Case(f"multiscale_{case}_b{batch}", request, f"multiscale: {title}", pairs, quick_pairs)
+
+
 CASES = (
     _train(2, True, 15, 9),
     _train(2, False, 15, 9),
@@ -73,6 +79,9 @@ CASES = (
     _rollout(1, 25, 15),
     _rollout(4, 15),
     _rollout(32, 5),
+    _multiscale("train", 16, 2, "training step, batch 16, 2 frames", 15, 9),
+    _multiscale("rollout", 1, 16, "prior rollout, 1 clip", 25, 15),
+    _multiscale("rollout", 8, 16, "prior rollout, 8 clips", 15),
 )
 
 
@@ -216,7 +225,8 @@ def gemm_share(results: dict[str, dict], rates: list[float]) -> dict[str, float]
     model = Components.build(defaults.get_config()).model
     params, pixels = init_variables(model, 0, (HEIGHT, WIDTH))["params"], HEIGHT * WIDTH
     shares = {}
-    for case in (case for case in CASES if case.name in results):
+    own = (case for case in CASES if case.name in results and "model" not in case.request)
+    for case in own:
         frames = case.request["batch"] * (case.request["frames"] - 1)
         if case.request["case"] == "train":
             done = frames * training_flops(params, pixels, case.request["teacher_forced"])
@@ -374,7 +384,8 @@ on the parity fixture.
 
 ## Speed
 
-Full size (128, 32, 12, 192), float32.
+The report's model at full size (128, 32, 12, 192), and the multiscale model of `configs/recommended.py`, of
+which a frame is one step; float32.
 
 {table({case.name: report[case.name] for case in CASES})}
 

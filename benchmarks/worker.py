@@ -3,14 +3,17 @@
     python -m benchmarks.worker ours|torch
 
 Requests are JSON. Timed ones, {"case": "train", "batch": 2, "frames": 16, "teacher_forced": true} and
-{"case": "rollout", "batch": 1, "frames": 16}, are answered with "seconds" of one repetition and "peak_bytes"
-of the process so far; where the case was new it ran once before, in "first_seconds" with "compilations".
+{"case": "rollout", "batch": 1, "frames": 16}, may also name a "model", by default the cvae. They are answered
+with "seconds" of one repetition and "peak_bytes" of the process so far; where the case was new it ran once
+before, in "first_seconds" with "compilations".
 {"case": "check", "fixture": F} is answered with the losses on the parity fixture F,
 {"case": "gemm", "size": n} with the rate of a float32 matrix product in GFLOP/s.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import resource
 import sys
@@ -32,7 +35,10 @@ def clips(batch: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Ours:
-    """This project's compiled training step and prior rollout, through pmap as `train.py` runs them."""
+    """This project's compiled training step and prior rollout, through pmap as `train.py` runs them.
+
+    The CVAE is that of the report, the multiscale model that of configs/recommended.py.
+    """
 
     def __init__(self):
         from cvae_jax.runtime import platform
@@ -40,25 +46,35 @@ class Ours:
         platform.prepare()
         import jax
 
-        from cvae_jax import defaults
-        from cvae_jax.config import Components
-        from cvae_jax.models.interface import init_variables
         from cvae_jax.runtime.devices import Devices
-        from cvae_jax.training.state import TrainState
-        from cvae_jax.training.step import make_train_step
 
         self.compilations = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
-        self.parts = Components.build(defaults.get_config())
         self.devices = Devices(jax.local_devices()[:1])
-        variables = init_variables(self.parts.model, 0, (HEIGHT, WIDTH))
-        self.state = self.devices.place(TrainState.create(variables, self.parts.optimizer))
-        self.step = self.devices.map_update(make_train_step(*self.parts.compiled))
+
+    @functools.cache
+    def _run(self, model: str) -> tuple:
+        """Return (components, initial state, training step) of a model."""
+        from configs import recommended
+        from cvae_jax import defaults
+        from cvae_jax.config import Components
+        from cvae_jax.models.interface import init_variables
+        from cvae_jax.training.state import TrainState
+        from cvae_jax.training.step import make_train_step
+
+        parts = Components.build({"cvae": defaults, "multiscale": recommended}[model].get_config())
+        variables = init_variables(parts.model, 0, (HEIGHT, WIDTH))
+        state = self.devices.place(TrainState.create(variables, parts.optimizer))
+        throughout = None if parts.model.sees_previous else True
+        return parts, state, self.devices.map_update(make_train_step(*parts.compiled, throughout=throughout))
 
     def _count(self, event: str, seconds: float, **_: object) -> None:
         self.compilations += event.endswith("backend_compile_duration")
 
-    def train(self, batch: int, frames: int, teacher_forced: bool) -> Callable[[], None]:
+    def train(self, batch: int, frames: int, teacher_forced: bool, model: str = "cvae") -> Callable[[], None]:
+        _, state, step = self._run(model)
+        # The step takes the state's place in memory, and other cases need it.
+        state = self.devices.place(copy.deepcopy(state))
         video, labels = clips(batch, frames)
         arrays = self.devices.split(
             {
@@ -76,21 +92,24 @@ class Ours:
         }
 
         def repeat() -> None:
-            self.state, metrics = self.step(self.state, arrays, controls)
+            nonlocal state
+            state, metrics = step(state, arrays, controls)
             assert np.isfinite(float(metrics["loss"]))
 
         return repeat
 
-    def rollout_case(self, batch: int, frames: int) -> Callable[[], None]:
+    def rollout_case(self, batch: int, frames: int, model: str = "cvae") -> Callable[[], None]:
+        import jax
+
         from cvae_jax.rollout.chunks import PRIOR, ChunkedRollout, Prompt
 
+        parts, state, _ = self._run(model)
+        variables = jax.device_get(state.variables)
         video, labels = clips(batch, frames)
         prompts = [Prompt("", video[i, :1], labels[i], i) for i in range(batch)]
         rows = [(i, 0) for i in range(batch)]
-        rollout = ChunkedRollout(
-            self.parts.model, self.devices, PRIOR, n_past=1, batch_size=batch, chunk=frames
-        )
-        return lambda: list(rollout.run(self.state.variables, prompts, rows, seed=0))
+        rollout = ChunkedRollout(parts.model, self.devices, PRIOR, n_past=1, batch_size=batch, chunk=frames)
+        return lambda: list(rollout.run(variables, prompts, rows, seed=0))
 
     def check(self, fixture: str) -> dict[str, float]:
         import jax
@@ -147,34 +166,53 @@ class Torch:
     def __init__(self):
         import torch
 
-        from benchmarks import reference
+        from benchmarks import reference, reference_multiscale
 
         torch.manual_seed(0)
-        self.torch, self.reference = torch, reference
-        self.model = reference.CVAE()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.torch, self.reference, self.multiscale = torch, reference, reference_multiscale
+
+    @functools.cache
+    def _run(self, model: str) -> tuple:
+        """Return (model, optimizer), as `Ours._run` does."""
+        if model == "cvae":
+            made = self.reference.CVAE()
+            return made, self.torch.optim.Adam(made.parameters(), lr=1e-4)
+        from configs import recommended
+
+        config = recommended.get_config()
+        made = self.multiscale.Multiscale(config.model.multiscale.widths)
+        decay = config.optimizer.weight_decay
+        return made, self.torch.optim.AdamW(made.parameters(), lr=1e-4, weight_decay=decay)
 
     def _video(self, x: np.ndarray):
         return self.torch.from_numpy(x).permute(0, 1, 4, 2, 3).contiguous().float() / 255
 
-    def train(self, batch: int, frames: int, teacher_forced: bool) -> Callable[[], None]:
+    def train(self, batch: int, frames: int, teacher_forced: bool, model: str = "cvae") -> Callable[[], None]:
         video, labels = map(self._video, clips(batch, frames))
+        made, optimizer = self._run(model)
 
         def repeat() -> None:
-            self.model.train()
-            loss = self.reference.train_step(self.model, self.optimizer, video, labels, BETA, teacher_forced)
+            made.train()
+            if model == "cvae":
+                loss = self.reference.train_step(made, optimizer, video, labels, BETA, teacher_forced)
+            else:
+                loss = self.multiscale.train_step(made, optimizer, video, labels)
             assert np.isfinite(loss)
 
         return repeat
 
-    def rollout_case(self, batch: int, frames: int) -> Callable[[], None]:
+    def rollout_case(self, batch: int, frames: int, model: str = "cvae") -> Callable[[], None]:
         video, labels = map(self._video, clips(batch, frames))
-        shape = (batch, self.model.latent_channels, HEIGHT, WIDTH)
+        made, _ = self._run(model)
 
         def repeat() -> None:
-            self.model.eval()
+            made.eval()
+            if model != "cvae":
+                self.multiscale.prior_rollout(made, video[:, 0], labels)
+                return
+            shape = (batch, made.latent_channels, HEIGHT, WIDTH)
             noise = lambda t: self.torch.randn(shape)  # noqa: E731
-            self.reference.prior_rollout(self.model, video[:, 0], labels, noise)
+            self.reference.prior_rollout(made, video[:, 0], labels, noise)
 
         return repeat
 

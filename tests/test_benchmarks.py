@@ -177,3 +177,43 @@ def test_shares_of_a_products_rate():
 
     shares = run.gemm_share({"train_tf_b2": {"ours_s": 5.0}, "rollout_b1": {"ours_s": 0.7}}, [100.0, 200.0])
     assert shares.keys() == {"train_tf_b2", "rollout_b1"} and all(0 < s < 2 for s in shares.values())
+
+
+def test_the_multiscale_reference_computes_what_our_model_does():
+    torch = pytest.importorskip("torch", reason="the reference needs requirements-dev.txt")
+    import jax.numpy as jnp
+
+    from benchmarks import reference_multiscale
+    from cvae_jax.losses import Objective
+    from cvae_jax.models.interface import StepInputs, init_variables
+    from cvae_jax.models.multiscale import Multiscale
+
+    ours = Multiscale(widths=(8, 12, 16))
+    variables = init_variables(ours, 0, (16, 24))
+    theirs = reference_multiscale.Multiscale((8, 12, 16))
+    reference_multiscale.load(theirs, variables["params"])
+    rng = np.random.default_rng(0)
+    frame, own_label, label, target = (rng.random((2, 16, 24, 3)).astype(np.float32) for _ in range(4))
+    noise = rng.normal(size=(2, *ours.latent_shape((16, 24)))).astype(np.float32)
+    constants, carry = ours.begin(
+        variables, jnp.asarray(frame[:, None]), jnp.asarray(own_label[:, None]), False
+    )
+    x = StepInputs(
+        t=jnp.int32(1),
+        previous=jnp.asarray(frame),
+        previous_is_true=jnp.bool_(True),
+        previous_is_given=jnp.bool_(True),
+        label=jnp.asarray(label),
+        conditioning=jnp.asarray(label),
+        noise=jnp.asarray(noise),
+        mask=jnp.ones(2),
+        target=jnp.asarray(target),
+    )
+    outputs, *_ = ours.observe(variables, constants, carry, x, False)
+    chw = lambda x: torch.from_numpy(x).permute(0, 3, 1, 2)  # noqa: E731
+    with torch.no_grad():
+        context = theirs.context(chw(frame), chw(own_label))
+        found, kl = theirs(context, chw(frame), chw(label), chw(noise), chw(target))
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1), outputs.raw, atol=1e-5)
+    expected = Objective().kl_divergence(outputs.posterior, outputs.prior, False)
+    np.testing.assert_allclose(kl, expected, rtol=1e-4)

@@ -18,7 +18,7 @@ from cvae_jax.data.images import read_folder, read_image
 from cvae_jax.data.load import load_data
 from cvae_jax.evaluation.diversity import coincide
 from cvae_jax.generation import submission, transfer
-from cvae_jax.generation.samples import sample_videos
+from cvae_jax.generation.samples import Sample, sample_videos
 from cvae_jax.report import figures, video
 from cvae_jax.report.tables import SAMPLES_COINCIDE
 from cvae_jax.rollout.chunks import Prompt
@@ -48,6 +48,7 @@ class Request:
       samples: how many are drawn; None: 3, and 1 of another's motion and in a submission.
       seed, temperature: of the noise that z is drawn with.
       fps: of the GIF and the MP4.
+      masks: also show which pixels sample 0 copies, from a model that composes its frames.
 
     Raises UserError unless one thing is asked for, with values in their range.
     """
@@ -64,6 +65,7 @@ class Request:
     seed: int = 0
     temperature: float = 1.0
     fps: float = 10.0
+    masks: bool = False
 
     def __post_init__(self) -> None:
         for one, other in (("first", "labels"), ("person", "drive")):
@@ -76,6 +78,8 @@ class Request:
             raise UserError(f"{' and '.join(asked)} cannot go together; give one of {MODES}.")
         if self.csv is not None and self.samples not in (None, 1):
             raise UserError(f"--samples is {self.samples}, but a submission holds one; leave it out.")
+        if self.csv is not None and self.masks:
+            raise UserError("--masks and --csv cannot go together: a submission shows no masks.")
         if self.samples is not None and self.samples < 1:
             raise UserError(f"--samples is {self.samples}; give at least 1.")
         if not 0 <= self.seed < 2**32:
@@ -115,11 +119,16 @@ def generate(
             f"--first needs a run whose labels are images, and those of {config.data.name} are not: "
             "give --clip=NAME of a clip of its data set."
         )
+    if request.masks and not parts.model.mask_names:
+        raise UserError(
+            "--masks shows which pixels are copied, but the model of config.model.kind="
+            f"{config.model.kind} draws them whole: leave it out."
+        )
     out = Path(request.out) if request.out else workdir / FOLDER
     make_writable(out, "give --out another place")
     chosen = Devices(devices)
 
-    def sample(prompts: list[Prompt], count: int) -> list[np.ndarray]:
+    def sample(prompts: list[Prompt], count: int) -> list[Sample]:
         variables, *_ = restore_for_evaluation(
             parts.model,
             workdir,
@@ -128,15 +137,15 @@ def generate(
             prompts[0].label_size,
             averaged=parts.optimizer.averages,
         )
-        drawn = sample_videos(parts, chosen, variables, prompts, count, request.seed, request.temperature)
-        return list(drawn)
+        numbers = request.seed, request.temperature, request.masks
+        return list(sample_videos(parts, chosen, variables, prompts, count, *numbers))
 
     if request.csv is not None:
         make_writable(Path(request.csv).parent, "give --csv another place")
         if Path(request.csv).is_dir():
             raise UserError(f"--csv={request.csv} is a folder; give the name of a file.")
         prompts = submission.read_prompts(config, frame_size(config, workdir))
-        videos = sample(prompts, 1)
+        videos = [drawn.frames for drawn in sample(prompts, 1)]
         written = [Path(request.csv)]
         submission.write_csv(written[0], videos)
         for prompt, frames in zip(prompts, videos, strict=True):
@@ -149,12 +158,13 @@ def generate(
     prompt = scene.prompt
     samples = request.samples or (SAMPLES if request.drive is None else 1)
     drawn = sample([prompt], samples)
-    if samples > 1 and request.temperature and coincide([frames[config.n_past :] for frames in drawn]):
+    if samples > 1 and request.temperature and coincide([one.frames[config.n_past :] for one in drawn]):
         tell(SAMPLES_COINCIDE)
-    generated = {f"sample {number}": frames for number, frames in enumerate(drawn)}
+    generated = {f"sample {number}": one.frames for number, one in enumerate(drawn)}
     if samples == 1:
         generated = {"generated": generated["sample 0"]}
-    columns = scene.before | generated | scene.after
+    masks = {f"from {name}": mask for name, mask in drawn[0].masks.items()}
+    columns = scene.before | generated | masks | scene.after
     stem = "generated" if request.drive is None else "transfer"
     written = [out / f"{stem}{ending}" for ending in (".gif", ".mp4", "_strip.png")]
     figures.save_gif(written[0], columns, request.fps)

@@ -103,6 +103,7 @@ class VideoModel(abc.ABC):
         step, in memory that does not grow with the length of the clip.
       sees_previous: whether a prediction depends on the previous frame. If not, teacher forcing changes
         nothing, and clips are always treated as teacher-forced.
+      mask_names: the keys of `StepOutputs.masks`; () where there are none.
       has_learned_prior: whether the prior has parameters of its own, which the KL trains.
       clips_at_once: how many clips are worked on at a time, for the caches of a CPU; None for all of them.
         A model that sets it must not mix clips in `observe` and `imagine`; `condition` always sees all.
@@ -113,6 +114,7 @@ class VideoModel(abc.ABC):
 
     gradient_crosses_time: ClassVar[bool] = False
     sees_previous: bool = True
+    mask_names: tuple[str, ...] = ()
     has_learned_prior: bool = False
     clips_at_once: int | None = None
     teacher_forced_chunk: Callable | None = None

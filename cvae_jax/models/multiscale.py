@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, PyTree
 
 from cvae_jax.models import initial, ops
@@ -48,6 +49,10 @@ class Multiscale(VideoModel):
     patch: int = 2  # the first level works on blocks of 2 x 2 pixels, or 1: on pixels
     blocks: int = 1  # residual blocks at each level, on the way down and on the way up
     latent_channels: int = 4  # of the z map, 0 = no latent
+    # Share of the training frames that are predicted from the prior's mean instead of the posterior's z. The
+    # rest alone would teach the decoder nothing about that mean, and it would be a worse prediction than that
+    # of a model without a latent.
+    prior_share: float = 0.5
     # Previous frames that a step sees, as the rollout chose them. 0: frames do not depend on each other, so
     # that errors cannot add up and all steps of a clip are computed as one batch.
     feedback: int = 0
@@ -69,6 +74,10 @@ class Multiscale(VideoModel):
                 raise UserError(
                     f"config.model.multiscale.{field} is {getattr(self, field)}; give at least {least}."
                 )
+        if not 0 <= self.prior_share < 1:
+            raise UserError(
+                f"config.model.multiscale.prior_share is {self.prior_share}; give a number in [0, 1)."
+            )
         for field, known in (("patch", PATCHES), ("formulation", ops.FORMULATIONS)):
             if getattr(self, field) not in known:
                 raise UserError(
@@ -85,6 +94,11 @@ class Multiscale(VideoModel):
     def sees_previous(self) -> bool:  # type: ignore[override]  # nobody sets it
         """Whether there is feedback."""
         return self.feedback > 0
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:  # type: ignore[override]  # nobody sets it
+        """The images that pixels are copied from."""
+        return ("context", "previous") if self.feedback else ("context",)
 
     @property
     def smallest_block(self) -> int:
@@ -144,9 +158,8 @@ class Multiscale(VideoModel):
         label, target, noise = fold(x.conditioning), fold(x.target), fold(x.noise)
         previous = None if previous is None else fold(previous)
         size = x.target.shape[2:4]
-        outputs = self._predict(
-            variables, jax.tree.map(repeat, constants), label, previous, noise, size, target
-        )
+        constants = jax.tree.map(repeat, constants)
+        outputs = self._predict(variables, constants, label, previous, noise, size, target, train)
         unfold = lambda a: a.reshape(steps, clips, *a.shape[1:])  # noqa: E731
         return jax.tree.map(unfold, outputs), carry, variables["batch_stats"]
 
@@ -169,8 +182,12 @@ class Multiscale(VideoModel):
         noise: Array,
         frame_size: tuple[int, ...],
         target: Array | None = None,
+        train: bool = False,
     ) -> StepOutputs:
-        """Predict n frames; z comes from the posterior where their targets are given."""
+        """Predict n frames; z comes from the posterior where their targets are given.
+
+        In training a share of the frames has z = prior.mean; their posterior is the prior, so their KL is 0.
+        """
         previous = None if previous is None else self._padded(previous)
         label = self._padded(label) if label.ndim == 4 else label
         maps: Maps = self._apply("encode", variables, label, previous, constants["maps"])
@@ -182,12 +199,16 @@ class Multiscale(VideoModel):
             if target is not None:
                 posterior = Gaussian(*self._apply("posterior", variables, maps[-1], self._padded(target)))
             z = (posterior or prior).sample(noise)
-        sources = {"context": constants["frame"]}
-        if previous is not None:
-            sources["previous"] = previous[..., :3]
-        frame, shares = self._apply("decode", variables, maps, z, jnp.stack(list(sources.values())))
+            if posterior is not None and train and self.prior_share:
+                from_prior = (_uniform(noise) < self.prior_share)[:, None, None, None]
+                z = jnp.where(from_prior, prior.mean, z)
+                posterior = Gaussian(
+                    *(jnp.where(from_prior, p, q) for p, q in zip(prior, posterior, strict=True))
+                )
+        sources = [constants["frame"]] + ([] if previous is None else [previous[..., :3]])
+        frame, shares = self._apply("decode", variables, maps, z, jnp.stack(sources))
         crop = lambda image: image[:, : frame_size[0], : frame_size[1]]  # noqa: E731
-        masks = {name: crop(shares[..., k : k + 1]) for k, name in enumerate(sources)}
+        masks = {name: crop(shares[..., k : k + 1]) for k, name in enumerate(self.mask_names)}
         return StepOutputs(crop(frame), prior, posterior, masks)
 
     def _with_older(self, carry: dict, previous: Array) -> tuple[Array | None, dict]:
@@ -220,6 +241,16 @@ class Multiscale(VideoModel):
 
     def _apply(self, method: str, variables: Variables, *inputs: Any) -> Any:
         return self._network.apply(variables, *inputs, method=method)
+
+
+def _uniform(noise: Array) -> Array:
+    """Return one number in [0, 1) for each frame, from the lowest bits of its standard normal noise (n, ...).
+
+    The lowest eight bits say next to nothing about a number's value: the two draws are independent.
+    """
+    first = noise.reshape(len(noise), -1)[:, 0]
+    bits = lax.bitcast_convert_type(first, jnp.uint32) & 0xFF
+    return bits.astype(jnp.float32) / 256
 
 
 def _initial_values(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -28,6 +28,7 @@ def main() -> None:
         "samples": flags.DEFINE_integer("samples", None, "Samples side by side; default 3, with --drive 1."),
         "seed": flags.DEFINE_integer("seed", 0, "Of the noise."),
         "temperature": flags.DEFINE_float("temperature", 1.0, "Factor of the noise z."),
+        "masks": flags.DEFINE_boolean("masks", False, "Also show which pixels are copied (sample 0)."),
         "fps": flags.DEFINE_float("fps", 10.0, "Frames per second of GIF and MP4."),
     }
     config = config_flag.define_stored(defaults.get_config())  # ends the program without --workdir

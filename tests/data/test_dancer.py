@@ -194,6 +194,22 @@ def test_a_second_load_paints_nothing(
         load(prepared[0], frame_size=(24, 16))
 
 
+# The ceiling
+
+
+def test_the_ceiling_is_the_mean_over_other_draws_of_chance(tmp_path: pathlib.Path) -> None:
+    options = dancer.Options(**SMALL)
+    made = dancer.ceiling(split="test", cache_dir=str(tmp_path), frame_size=SIZE, options=options)
+    assert "16 other draws" in made.definition
+    assert [(r.name, len(r.frames)) for r in made.recordings] == [("test_000", 3), ("test_001", 3)]
+    draws = [Scene(0, SIZE, chance=k).frame("test", 1, 2) for k in range(1, dancer.CEILING_DRAWS + 1)]
+    expected = np.mean(draws, axis=0)
+    assert np.abs(made.recordings[1].frames[2] - expected).max() <= 0.5
+    true = Scene(0, SIZE).frame("test", 1, 2).astype(float)
+    alone = [np.mean((draw - true) ** 2) for draw in draws]
+    assert np.mean((expected - true) ** 2) < np.mean(alone)
+
+
 def test_no_test_sequences_no_test_split(tmp_path: pathlib.Path) -> None:
     data = load(tmp_path, train_frames=2, validation_frames=2, test_sequences=0)
     assert {split: len(recordings) for split, recordings in data.items()} == {"train": 1, "validation": 1}

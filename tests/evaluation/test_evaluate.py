@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import jax
 import numpy as np
@@ -85,6 +86,24 @@ def test_mean_row_is_the_mean_over_scenes_and_curves_allow_short_clips():
     }
 
 
+def test_rows_say_how_far_from_the_nearest_pose_to_the_ceiling_they_are():
+    def clip(scene, value):
+        return ClipScores(scene, {"psnr": np.array([value, value]), "ssim": np.array([0.5, 0.5])})
+
+    numbers = {"prior": (24, 29), "posterior": (31, 31), "nearest_pose": (20, 26), "ceiling": (30, 32)}
+    scores = {name: [clip("a", a), clip("b", b)] for name, (a, b) in numbers.items()}
+    table = rows(scores, Components.build(tiny_config()).evaluation)
+    ways = {(row.get("scene"), row["name"]): row.get("way_to_ceiling") for row in table}
+    assert ways[None, "prior"] == pytest.approx((26.5 - 23) / (31 - 23))
+    assert ways["a", "prior"] == pytest.approx(0.4) and ways["b", "prior"] == pytest.approx(0.5)
+    assert ways[None, "nearest_pose"] == 0 and ways[None, "ceiling"] == 1
+    assert ways[None, "posterior"] is None  # it sees what it is scored on
+    without = rows(
+        {k: v for k, v in scores.items() if k != "ceiling"}, Components.build(tiny_config()).evaluation
+    )
+    assert not any("way_to_ceiling" in row for row in without)
+
+
 def test_evaluate_writes_what_the_contract_names(data, tmp_path):
     config = tiny_config()
     config.num_epochs = 1
@@ -101,10 +120,13 @@ def test_evaluate_writes_what_the_contract_names(data, tmp_path):
         "prior_mean",
         "posterior",
         "nearest_pose",
+        "blend_poses",
         "mean_frame",
         "copy_first",
         "copy_previous",
+        "oracle_training_frame",
     ]
+    assert re.search(r"chosen on the training set \(k = \d+, width ", results["protocol"]["blend_poses"])
     prior, *others = results["rows"]
     for metric in ("psnr", "ssim"):
         assert len(prior[f"per_frame_{metric}"]) == 5  # T - 1 of the longest clip

@@ -23,7 +23,7 @@ from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.generation import generate as generation
 from cvae_jax.generation import submission
 from cvae_jax.generation.generate import Request, find_clip, generate
-from cvae_jax.generation.samples import sample_videos
+from cvae_jax.generation.samples import Sample, sample_videos
 from cvae_jax.generation.transfer import transfer_labels
 from cvae_jax.models.cvae import CVAE
 from cvae_jax.models.interface import init_variables
@@ -85,7 +85,8 @@ def run(parts, variables, prompts, samples=1, seed=0, temperature=1.0, chunk=32,
     options = dataclasses.replace(parts.evaluation, batch_size=batch, chunk=chunk)
     parts = dataclasses.replace(parts, evaluation=options)
     chosen = Devices(jax.local_devices()[:devices])
-    return list(sample_videos(parts, chosen, variables, prompts, samples, seed, temperature))
+    drawn = sample_videos(parts, chosen, variables, prompts, samples, seed, temperature)
+    return [sample.frames for sample in drawn]
 
 
 def apart(one, other):
@@ -257,7 +258,7 @@ def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables,
 def test_samples_that_coincide_are_told(loaded, workdir, parts, monkeypatch, capsys, fields, told):
     """The latent of this model changes nothing; at temperature 0 that is no news."""
     still = np.zeros((5, 16, 12, 3), np.uint8)
-    monkeypatch.setattr(generation, "sample_videos", lambda *arguments: [still] * arguments[4])
+    monkeypatch.setattr(generation, "sample_videos", lambda *arguments: [Sample(still, {})] * arguments[4])
     generate(residual_config(), workdir, Request(clip="d", **fields), jax.local_devices()[:1])
     captured = capsys.readouterr()
     assert ("The samples coincide: the latent does not change the video." in captured.err) == told
@@ -486,6 +487,30 @@ def test_transfer_without_keypoints_is_refused(workdir):
     config.data.name = "frame_folder"
     with pytest.raises(UserError, match="the data set frame_folder has label images only"):
         generate(config, workdir, Request(person="a", drive="b"))
+
+
+# Masks
+
+
+def test_masks_say_what_a_sample_copies(loaded, drawn, tmp_path):
+    config = residual_config()
+    config.model.kind = "multiscale"
+    config.model.multiscale.update(widths=(4, 8), feedback=1)
+    parts = Components.build(config)
+    workdir = save_run(tmp_path / "run", parts, init_variables(parts.model, 0, SIZE))
+    generate(config, workdir, Request(clip="d", samples=2, masks=True), jax.local_devices()[:1])
+    columns = drawn["generated.gif"]
+    assert list(columns) == ["label", "sample 0", "sample 1", "from context", "from previous", "truth"]
+    for name in ("from context", "from previous"):
+        mask = columns[name]
+        assert mask.shape == columns["truth"].shape and mask.dtype == np.uint8
+        assert not mask[0].any() and mask[1:].min() > 0 and mask[1:].max() < 255
+        np.testing.assert_array_equal(mask, np.repeat(mask[..., :1], 3, axis=-1))
+
+
+def test_masks_of_a_model_that_has_none_are_refused(loaded, workdir):
+    with pytest.raises(UserError, match="--masks .* config.model.kind=cvae draws them whole"):
+        generate(residual_config(), workdir, Request(clip="d", masks=True), jax.local_devices()[:1])
 
 
 # The script

@@ -10,7 +10,7 @@ import pytest
 
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import StepInputs, init_variables
-from cvae_jax.models.multiscale import Multiscale
+from cvae_jax.models.multiscale import Multiscale, _uniform
 from cvae_jax.models.multiscale_network import GroupNorm
 from cvae_jax.rollout.noise import clip_noise, derive_keys
 from cvae_jax.rollout.scan import Clips, RolloutOptions
@@ -18,7 +18,7 @@ from cvae_jax.runtime.errors import UserError
 from cvae_jax.training.gradients import clip_gradients
 
 SIZE, STEPS, CLIPS = (12, 11), 3, 2  # padded to 12 x 12
-SMALL = dict(widths=(4, 8), latent_channels=2, position_octaves=1, formulation="plain")
+SMALL = dict(widths=(4, 8), latent_channels=2, prior_share=0.0, position_octaves=1, formulation="plain")
 LABELS = {"images": (*SIZE, 3), "vectors": (4,), "none": (0,)}
 
 
@@ -234,6 +234,33 @@ def test_without_feedback_teacher_forcing_changes_nothing():
         close(run(forced, False), folded, rtol=2e-3, atol=1e-5)
 
 
+def test_a_share_of_the_training_frames_comes_from_the_priors_mean():
+    """They are the prediction at temperature 0, cost no KL and do not see the target; others see it."""
+    made = model(prior_share=0.5)
+    variables, constants, carry, x = make(made)
+    many = 32
+    repeat = lambda leaf: jnp.repeat(leaf[:1], many, 0)  # noqa: E731
+    x = jax.tree.map(repeat, step_of(x).per_clip())
+    noise = jax.random.normal(jax.random.key(0), (many, *made.latent_shape(SIZE)))
+    flags = dict(t=jnp.int32(1), previous_is_given=jnp.bool_(True), previous_is_true=jnp.bool_(True))
+    x = StepInputs(**x | flags | {"noise": noise})
+    constants = jax.tree.map(repeat, constants)
+    outputs, *_ = made.observe(variables, constants, carry, x, True)
+    at_mean, _ = made.imagine(variables, constants, carry, dataclasses.replace(x, noise=0 * noise))
+    same = np.array([np.allclose(a, b, atol=1e-5) for a, b in zip(outputs.raw, at_mean.raw, strict=True)])
+    assert 0.25 < same.mean() < 0.75
+    kl = np.asarray(Objective().kl_divergence(outputs.posterior, outputs.prior, True))
+    np.testing.assert_array_equal(kl == 0, same)
+    scored, *_ = made.observe(variables, constants, carry, x, False)  # evaluation reconstructs every frame
+    assert (Objective().kl_divergence(scored.posterior, scored.prior, False) > 0).all()
+    # Which frames they are says nothing about their noise.
+    chosen = np.asarray(_uniform(jax.random.normal(jax.random.key(1), (20_000, 3))) < 0.5)
+    noise = np.asarray(jax.random.normal(jax.random.key(1), (20_000, 3)))
+    for own in (chosen, ~chosen):
+        np.testing.assert_allclose(noise[own].mean(axis=0), 0, atol=0.04)
+        np.testing.assert_allclose(noise[own].std(axis=0), 1, atol=0.04)
+
+
 # The composition
 
 
@@ -308,6 +335,7 @@ def test_frames_of_any_size(size, patch):
         ({"patch": 3}, "patch is 3; choose one of 1, 2"),
         ({"blocks": 0}, "blocks is 0; give at least 1"),
         ({"latent_channels": -1}, "latent_channels is -1; give at least 0"),
+        ({"prior_share": 1.0}, "prior_share is 1.0; give a number in [0, 1)"),
         ({"position_octaves": 0}, "position_octaves is 0; give at least 1"),
         ({"formulation": "fast"}, "formulation is 'fast'; choose one of auto, plain, cpu"),
     ],

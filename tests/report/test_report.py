@@ -367,6 +367,17 @@ def test_the_table_says_where_samples_coincide(diversity, coincide):
     assert told == coincide
 
 
+def test_the_way_to_the_ceiling_is_a_column_where_it_is_known():
+    rows = [result("prior", 30.0, way_to_ceiling=0.6251), result("posterior", 31.0, sees_target=True)]
+    text = results_table({"protocol": {}, "rows": rows})
+    table = text.split("### Results")[1].strip().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    place = cells[0].index("of the way")
+    assert (cells[2][place], cells[3][place]) == ("63 %", "-")
+    assert "Of the way: from nearest_pose (0 %) to the ceiling (100 %), in PSNR." in text
+    assert "of the way" not in results_table({"protocol": {}, "rows": [result("prior", 30.0)]}).lower()
+
+
 def test_other_metrics_have_columns_where_they_hold_a_number():
     rows = [
         result("prior", 20.0, lpips=0.12344, lpips_ci95=[0.1, 0.15], fvd_16=512.34, psnr_person=18.0),

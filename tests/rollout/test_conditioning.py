@@ -110,7 +110,7 @@ def test_samples_continue_the_given_frames():
     for chunk in (32, 3):
         options = dataclasses.replace(parts.evaluation, batch_size=1, chunk=chunk)
         own = dataclasses.replace(parts, evaluation=options)
-        (video,) = sample_videos(
+        ((video, _),) = sample_videos(
             own, Devices(jax.local_devices()[:1]), variables, [Prompt.of(clip, 3, 0)], 1, 7
         )
         np.testing.assert_array_equal(video[:3], clip.frames[:3])
