@@ -17,5 +17,4 @@ def get_config():
     config.augment.shift = 4
     config.augment.mirror = True
     config.learning_rate.peak = 4e-3
-    config.learning_rate.warmup_epochs = 3
     return config

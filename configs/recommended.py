@@ -31,7 +31,7 @@ def get_config():
     config.learning_rate.peak = 3e-3
     config.learning_rate.end = 0.0
     config.learning_rate.per = "step"
-    config.learning_rate.warmup_epochs = 4
+    config.learning_rate.warmup_epochs = config.get_oneway_ref("num_epochs") // 10  # follows an override
     config.optimizer.weight_decay = 1e-4
     config.eval.every = 5
     config.checkpoint.save_every = 0

@@ -24,6 +24,7 @@ from cvae_jax.evaluation.pictures import draw
 from cvae_jax.evaluation.protocol import protocol
 from cvae_jax.evaluation.rows import rows
 from cvae_jax.evaluation.scores import Scorer
+from cvae_jax.evaluation.stability import drift
 from cvae_jax.evaluation.video_distance import VideoDistance
 from cvae_jax.report import tables
 from cvae_jax.report.results import FILE, folder_of
@@ -114,7 +115,7 @@ def score(
     )
     distance = VideoDistance(recordings, options.fvd_clips, config.n_past) if options.fvd_clips else None
     scorer = shared_scorer(cache, parts, Devices(devices), measures)
-    found = score_model(options, scorer, variables, recordings, distance)
+    found = score_model(options, scorer, variables, recordings, config.n_past, distance)
     scores = found.rows
     if baselines:
         ceiling = load_ceiling(config.data, split)
@@ -129,6 +130,7 @@ def score(
         # The gap of the table's rows, whose prior is a mean over draws.
         "latents": found.collected.latents()
         | {"psnr_gap": means["posterior"]["psnr"] - means["prior"]["psnr"]},
+        "stability": {"flicker": found.flicker, "drift": drift(table)},
     }
     return Evaluation(nan_to_null(results), recordings, found.collected)
 

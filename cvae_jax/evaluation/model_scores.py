@@ -13,6 +13,7 @@ from cvae_jax.evaluation.latents import SAMPLES, Collected
 from cvae_jax.evaluation.pictures import MOST_PICTURES
 from cvae_jax.evaluation.rows import ClipScores, Samples
 from cvae_jax.evaluation.scores import Scorer
+from cvae_jax.evaluation.stability import Flicker
 from cvae_jax.evaluation.video_distance import VideoDistance
 from cvae_jax.rollout.chunks import POSTERIOR, PRIOR
 from cvae_jax.runtime.progress import clip_bar
@@ -25,11 +26,13 @@ class ModelScores:
     Attributes:
       rows: {row: a ClipScores per clip}.
       collected: sample 0 of each clip, with the frames of the first MOST_PICTURES.
+      flicker: see `cvae_jax.evaluation.stability`.
       fvd: the fields of the row prior that hold the Frechet video distance; {} if it was not requested.
     """
 
     rows: dict[str, list[ClipScores]]
     collected: Collected
+    flicker: dict[str, float]
     fvd: dict
 
 
@@ -38,6 +41,7 @@ def score_model(
     scorer: Scorer,
     variables: PyTree,
     recordings: list[Recording],
+    n_past: int,
     distance: VideoDistance | None = None,
 ) -> ModelScores:
     """Score the samples of every row on every clip.
@@ -47,7 +51,7 @@ def score_model(
     """
     seed, count = options.seed, max(options.samples, options.best_of, len(SAMPLES))
     jobs: list[tuple[str, dict[str, Any]]] = [("prior", dict(samples=range(count), frames_of=SAMPLES))]
-    jobs.append(("prior_mean", dict(temperature=0.0, frames_of=())))
+    jobs.append(("prior_mean", dict(temperature=0.0)))
     if options.temperature is not None:
         scaled = dict(samples=range(options.samples), temperature=options.temperature)
         jobs.append(("prior_scaled", scaled | dict(frames_of=())))
@@ -55,6 +59,7 @@ def score_model(
     total = sum(len(keywords.get("samples", range(1))) for _, keywords in jobs)
     rows: dict[str, list[ClipScores]] = {}
     collected = Collected(range(MOST_PICTURES))
+    flicker = Flicker(recordings, n_past)
     with clip_bar(total * len(recordings)) as bar:
         bar.set_description("rolling out (the first compiles)")
         for name, keywords in jobs:
@@ -64,11 +69,14 @@ def score_model(
                 own[scored.clip].add(scored)
                 if name in (PRIOR, POSTERIOR):
                     collected.add(mode, scored)
-                if name == PRIOR and scored.sample == 0 and distance is not None:
+                if name in (PRIOR, "prior_mean") and scored.sample == 0:
                     assert scored.frames is not None, "the frames of sample 0 are asked for"
-                    distance.add(scored.clip, scored.frames)
+                    flicker.add(name, scored.clip, scored.frames)
+                    if name == PRIOR and distance is not None:
+                        distance.add(scored.clip, scored.frames)
                 bar.update()
             rows[name] = [clip.mean for clip in own]
             if name == PRIOR and options.best_of:
                 rows["prior_best_of_N"] = [clip.best for clip in own]
-    return ModelScores(rows, collected, {} if distance is None else distance.fields(seed))
+    fvd = {} if distance is None else distance.fields(seed)
+    return ModelScores(rows, collected, flicker.means, fvd)

@@ -66,6 +66,9 @@ def results_table(results: dict) -> str:
         parts.append(_FOOTNOTE)
     if "latents" in results:
         parts += ["### Latents", *_latents(results["latents"])]
+    stability = {name: found for name, found in results.get("stability", {}).items() if found}
+    if stability:
+        parts += ["### Stability", *(_STABLE[name](found) for name, found in stability.items())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,6 +81,19 @@ def _latents(carried: dict) -> list[str]:
     )
     coincide = carried["diversity"] is not None and carried["diversity"] >= COINCIDE_DB
     return [sentence, SAMPLES_COINCIDE] if coincide else [sentence]
+
+
+def _flicker(found: dict[str, float]) -> str:
+    numbers = ", ".join(f"{row} {number(value, '.2e')}" for row, value in found.items())
+    return f"Mean squared difference of successive frames where nobody is: {numbers}."
+
+
+def _drift(found: dict[str, float]) -> str:
+    numbers = ", ".join(f"{row} {number(value, '+.2f')}" for row, value in found.items())
+    return f"PSNR of the last 100 frames minus that of the first 100, in dB: {numbers}."
+
+
+_STABLE = {"flicker": _flicker, "drift": _drift}
 
 
 def _chosen_on(protocol: dict) -> str:
