@@ -142,6 +142,11 @@ class Components:
             parts.beta.value(**place, steps_per_epoch=1)
         return parts
 
+    def require_packages(self) -> None:
+        """Raise UserError where the loss or a metric needs a package that is not installed."""
+        self.objective.require_packages()
+        self.evaluation.require_packages()
+
     @property
     def compiled(self) -> tuple[VideoModel, Objective, RolloutOptions, int, Optimizer]:
         """What the compiled programs depend on; the values of the schedules reach them as arguments.

@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     # in a frame
     config.loss.reconstruction = "mse"
     config.loss.l1_weight = 1.0
+    config.loss.lpips = 0.0  # weight of LPIPS, added to the error (the extra `metrics`); 0 = off
     config.loss.clamp = True  # score the frame after the clamp to [0, 1]
     config.loss.divide_recon_by_batch = True  # once more than the mean over clips (report)
     config.loss.kl = "sum"  # over latent elements (report), or per_element: their mean

@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Scalar
 
 from cvae_jax.metrics import LEAST_MSE
 from cvae_jax.models.interface import Gaussian, StepOutputs
+from cvae_jax.perceptual import lpips
+from cvae_jax.perceptual.weights import require
 from cvae_jax.runtime.errors import UserError
 
 CALIBRATED = "calibrated"
@@ -38,6 +40,8 @@ class Objective:
         Frames have three channels, also those of grey video: its equal channels count as three values, so
         that a nat is cheaper by that factor (set beta to 3 to undo it).
       l1_weight: see 'l1_mse'.
+      lpips: this times LPIPS (see `cvae_jax.perceptual.lpips`) is added to the error, whichever it is. It
+        needs the extra `metrics`. 0 = off.
       clamp: score the frame clamped to [0, 1] as the report does (out-of-range pixels then get no
         gradient); False scores the decoder's raw output.
       divide_recon_by_batch: divide the mean over clips by the number of clips once more (the report).
@@ -53,6 +57,7 @@ class Objective:
 
     reconstruction: str = "mse"
     l1_weight: float = 1.0
+    lpips: float = 0.0
     clamp: bool = True
     divide_recon_by_batch: bool = True
     kl: str = "sum"
@@ -70,8 +75,10 @@ class Objective:
             raise UserError(
                 f"config.loss.logvar_clip is {self.logvar_clip!r}; give a finite number, 0 for no clipping."
             )
-        if not (math.isfinite(self.l1_weight) and self.l1_weight >= 0):
-            raise UserError(f"config.loss.l1_weight is {self.l1_weight!r}; give a finite number, 0 or more.")
+        for field in ("l1_weight", "lpips"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"config.loss.{field} is {value!r}; give a finite number, 0 or more.")
         if not (math.isfinite(self.free_bits) and self.free_bits >= 0):
             raise UserError(
                 f"config.loss.free_bits is {self.free_bits!r}; give a finite number of nats, 0 for none."
@@ -84,6 +91,19 @@ class Objective:
             raise UserError(
                 "config.loss.reconstruction='calibrated' weighs the KL against the error itself; set "
                 "config.loss.divide_recon_by_batch=False and config.loss.kl=sum."
+            )
+
+    def require_packages(self) -> None:
+        """Raise UserError where LPIPS is asked for and its package is not installed."""
+        if self.lpips:
+            require(lpips.PACKAGE, f"config.loss.lpips={self.lpips}")
+
+    def check_frame_size(self, height: int, width: int) -> None:
+        """Raise UserError where LPIPS is asked for and frames are too small for it."""
+        if self.lpips and min(height, width) < lpips.LEAST_SIZE:
+            raise UserError(
+                f"config.loss.lpips is {self.lpips}, but LPIPS needs frames of {lpips.LEAST_SIZE} x "
+                f"{lpips.LEAST_SIZE} and these are {height} x {width}: set it to 0."
             )
 
     @property
@@ -103,11 +123,16 @@ class Objective:
     def reconstruction_error(
         self, raw: Float[Array, "*n h w c"], target: Float[Array, "*n h w c"]
     ) -> Float[Array, "*n"]:
-        """Return the reconstruction error of each frame (mean over pixels and channels)."""
+        """Return the reconstruction error of each frame: means over pixels and channels."""
         frame = jnp.clip(raw, 0.0, 1.0) if self.clamp else raw
         error = jnp.mean((frame - target) ** 2, axis=(-3, -2, -1))
         if self.reconstruction == "l1_mse":
             error += self.l1_weight * jnp.mean(jnp.abs(frame - target), axis=(-3, -2, -1))
+        if self.lpips:
+            weights = lpips.load_weights()
+            images = lambda x: x.reshape(-1, *x.shape[-3:])  # noqa: E731
+            one, other = (lpips.features(weights, images(x)) for x in (frame, target))
+            error += self.lpips * lpips.distance(weights, one, other).reshape(error.shape)
         return error
 
     def kl_divergence(self, posterior: Gaussian, prior: Gaussian, train: bool, leading: int = 1) -> Array:

@@ -66,7 +66,7 @@ def open_run(
     cache: shares data and compiled programs with other runs. should_stop: see `Run`.
     """
     parts = Components.build(config)
-    parts.evaluation.require_packages()
+    parts.require_packages()
     cache = cache or Cache()
     trained = has_checkpoint(workdir)  # else there is nothing to protect
     if trained and (workdir / config_files.FILE).exists():
@@ -106,6 +106,7 @@ def open_run(
     )
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
+    parts.objective.check_frame_size(*frame_size)
     chosen = Devices(devices)
     throughout = controls.throughout if parts.model.sees_previous else True
     throughout = throughout if parts.rollout.fold_time else None  # else it changes nothing

@@ -9,6 +9,7 @@ import pytest
 
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import Gaussian, StepOutputs, standard_normal
+from cvae_jax.perceptual import lpips
 from cvae_jax.runtime.errors import UserError
 
 STEPS, CLIPS, BETA = 3, 4, 0.37
@@ -97,6 +98,9 @@ def test_per_element_is_the_sum_over_the_number_of_latent_elements(data):
 
 def test_l1_mse_and_reconstruction_not_divided_again(data):
     error = np.clip(data["raw"], 0, 1) - data["target"]
+    weighted = Objective(reconstruction="l1_mse", divide_recon_by_batch=False, l1_weight=0.02)
+    expected = sum(0.02 * np.mean(np.abs(e)) + np.mean(e**2) for e in error)
+    assert evaluate(weighted, data)[1] == pytest.approx(expected, rel=1e-5)
     expected = sum(np.mean(np.abs(e)) + np.mean(e**2) for e in error)
     objective = Objective(reconstruction="l1_mse", divide_recon_by_batch=False)
     assert evaluate(objective, data)[1] == pytest.approx(expected, rel=1e-5)
@@ -279,3 +283,40 @@ def test_kl_balance_weighs_the_gradients_and_keeps_the_value():
 def test_refusals(fields, sentence):
     with pytest.raises(UserError, match=sentence):
         Objective(**fields)
+
+
+# LPIPS
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.uniform(size=(2, 3, 31, 33, 3)), jnp.float32) for _ in range(2)]
+
+
+def test_lpips_is_added_to_the_error_of_each_frame(images):
+    pytest.importorskip(lpips.PACKAGE, reason="LPIPS needs the extra metrics")
+    raw, target = images
+    plain, with_lpips = (Objective(lpips=weight).reconstruction_error(raw, target) for weight in (0.0, 0.5))
+    weights = lpips.load_weights()
+    expected = [
+        [lpips.distance(weights, *(lpips.features(weights, x[None]) for x in pair))[0] for pair in zip(a, b)]
+        for a, b in zip(raw, target, strict=True)
+    ]
+    np.testing.assert_allclose(with_lpips - plain, 0.5 * np.array(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_of_lpips_is_finite_on_flat_images(images):
+    pytest.importorskip(lpips.PACKAGE, reason="LPIPS needs the extra metrics")
+    error = lambda raw: jnp.sum(Objective(lpips=1.0).reconstruction_error(raw, images[1][0]))  # noqa: E731
+    for level in (0.0, 0.5):
+        gradient = jax.grad(error)(jnp.full_like(images[0][0], level))
+        assert jnp.isfinite(gradient).all() and jnp.any(gradient != 0)
+
+
+def test_lpips_on_small_frames_is_refused():
+    pytest.importorskip(lpips.PACKAGE, reason="LPIPS needs the extra metrics")
+    with pytest.raises(UserError, match="needs frames of 31 x 31 and these are 30 x 64: set it to 0"):
+        Objective(lpips=1.0).check_frame_size(30, 64)
+    Objective(lpips=1.0).check_frame_size(31, 64)
+    Objective().check_frame_size(1, 1)

@@ -96,7 +96,7 @@ def score(
     cache: shares data and compiled programs with other runs.
     """
     parts = Components.build(config)
-    parts.evaluation.require_packages()
+    parts.require_packages()
     cache = cache or Cache()
     data = load_data(config.data, config.n_past, cache)
     recordings = of_split(data, split, config.data.name)

@@ -58,7 +58,8 @@ def features(weights: Weights, frames: Float[Array, "f h w 3"]) -> Features:
         x = _max_pool(x) if layer in _POOLED else x
         x = _convolve(x, jnp.asarray(weights["kernels"][layer]), stride, padding)
         x = jax.nn.relu(x + weights["biases"][layer][None, None, None])
-        norm = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
+        # Not the root of 0, whose gradient is not finite.
+        norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), _LEAST_NORM**2))
         maps.append(x / (norm + _LEAST_NORM))
     return tuple(maps)
 

@@ -71,7 +71,7 @@ def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
                 text = field_sentence(error) or one_line(error)
                 raise UserError(f"config.changes.{name} does not fit the config of a run: {text}") from None
             config.seed, config.name = seed, name
-            Components.build(config).evaluation.require_packages()
+            Components.build(config).require_packages()
             runs.append(Planned(name, seed, config, workdir / "runs" / name / f"seed_{seed}"))
     return runs
 
