@@ -69,12 +69,12 @@ def prepare(settings: Settings) -> Iterator[str]:
     yield from report(clip)
     write(clip, settings)
     yield f"Look at {out / prepared.CONTACT_SHEET}; then train:"
-    yield f"{cli.command('train')} --config=configs/recommended.py {quoted_flags(out)}"
+    yield f"{cli.command('train')} --config=configs/own_video.py {quoted_flag(out)}"
 
 
-def quoted_flags(out: Path) -> str:
-    """Return the flags that name a prepared data set, for a shell."""
-    return f"--config.data.name=prepared {shlex.quote(f'--config.data.dir={out}')}"
+def quoted_flag(out: Path) -> str:
+    """Return the flag that names a prepared data set, for a shell."""
+    return shlex.quote(f"--config.data.dir={out}")
 
 
 def find_clip(settings: Settings) -> Clip:

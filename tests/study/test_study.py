@@ -12,6 +12,7 @@ from helpers import tiny_config
 
 from configs import (
     ablation,
+    ablation_multiscale,
     ablation_real_clips,
     cvae_recipe,
     study_mmnist,
@@ -282,7 +283,7 @@ def test_a_metric_that_a_seed_lacks_is_left_out():
 
 @pytest.mark.parametrize(
     "config",
-    [full, study_reduced, study_priors, study_mmnist, ablation, ablation_real_clips],
+    [full, study_reduced, study_priors, study_mmnist, ablation, ablation_real_clips, ablation_multiscale],
     ids=lambda m: m.__name__,
 )
 def test_every_study_plans(config, tmp_path):

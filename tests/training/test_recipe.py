@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import moving_square, read_rows, same_bits
 
-from configs import quickstart, recommended
+from configs import own_video, quickstart, recommended, recommended_large
 from cvae_jax.config import Components
 from cvae_jax.data.loader import pad_to_devices
 from cvae_jax.evaluation.evaluate import evaluate
@@ -141,8 +141,8 @@ def test_the_model_learns_to_move_the_square(data, tmp_path):
     assert psnr["prior_mean"] > psnr["mean_frame"] + 3, psnr
 
 
-def test_both_configs_describe_a_model_without_feedback():
-    for config in (recommended.get_config(), quickstart.get_config()):
-        parts = Components.build(config)
+def test_the_configs_describe_models_without_feedback():
+    for module in (recommended, recommended_large, quickstart, own_video):
+        parts = Components.build(module.get_config())
         assert not parts.model.sees_previous and parts.model.has_learned_prior
         assert parts.rollout.fold_time  # all steps of a clip are one batch, on any machine
