@@ -10,11 +10,9 @@ def get_config():
     config = recommended.get_config()
     config.name = "quickstart"
     config.num_epochs = 30
-    config.batch_size = 8
     config.data.repeats = 4
     config.model.multiscale.widths = (32, 48, 64)
     # What a short video lacks: other places of the person, and the other side of it.
     config.augment.shift = 4
     config.augment.mirror = True
-    config.learning_rate.peak = 4e-3
     return config

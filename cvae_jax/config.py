@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from cvae_jax import models
 from cvae_jax.data import datasets
 from cvae_jax.losses import Objective
+from cvae_jax.models.adversarial import Adversarial, AdversarialOptions
 from cvae_jax.models.interface import VideoModel
 from cvae_jax.perceptual import i3d, lpips
 from cvae_jax.perceptual.weights import require
@@ -112,6 +113,10 @@ class Components:
         _check_run(config)
         datasets.check(config.data)
         model = models.build(config.model, config.precision, AXIS)
+        adversarial = AdversarialOptions(**config.adversarial)
+        critic = adversarial if adversarial.weight else None
+        if critic is not None:
+            model = Adversarial(model, critic)
         rollout = dict(config.rollout)
         if rollout["fold_time"] is None:
             worth_it = model.gradient_crosses_time or not model.sees_previous
@@ -123,7 +128,7 @@ class Components:
             beta=BetaSchedule(**config.beta),
             forcing=TeacherForcing(**config.teacher_forcing),
             learning_rate=LearningRate(**config.learning_rate),
-            optimizer=Optimizer(**config.optimizer),
+            optimizer=Optimizer(**config.optimizer, critic=critic),
             augmentation=Augmentation(**config.augment),
             evaluation=EvaluationOptions(**config.eval),
             checkpoint=CheckpointOptions(**config.checkpoint),

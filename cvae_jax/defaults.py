@@ -8,6 +8,8 @@ def get_config() -> ConfigDict:
     """The report's setting: full dimensions, 100 epochs, batch 10, clips of 16 frames, beta 1."""
     from cvae_jax import models
     from cvae_jax.data import datasets
+    from cvae_jax.models.adversarial import AdversarialOptions
+    from cvae_jax.sections import section_of
 
     config = ConfigDict()
     config.name = "default"  # names the folder under runs/ when no --workdir is given
@@ -59,6 +61,9 @@ def get_config() -> ConfigDict:
     config.loss.logvar_clip = 10.0  # bound of the KL's log-variance in training; 0 = none
     config.loss.free_bits = 0.0  # nats per frame below which the KL is not trained; 0 = off
     config.loss.kl_balance = 0.0  # share of the KL's gradient that moves a learned prior (DreamerV2); 0 = off
+
+    # A critic that tells predicted from true frames; cvae_jax/models/adversarial.py explains the fields.
+    config.adversarial = section_of(AdversarialOptions)
 
     config.rollout = ConfigDict()
     config.rollout.cut_feedback = True  # no gradient through the fed-back frame

@@ -113,12 +113,16 @@ class Objective:
 
     def score(
         self, step: StepOutputs, target: Float[Array, "*n h w c"], train: bool
-    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-        """Return the reconstruction error and the KL of each frame; no KL without a posterior."""
+    ) -> tuple[Float[Array, "*n"], ...]:
+        """Return the reconstruction error and the KL of each frame, and its extra loss where it has one.
+
+        Without a posterior the KL is 0.
+        """
         recon = self.reconstruction_error(step.raw, target)
-        if step.posterior is None:
-            return recon, jnp.zeros_like(recon)
-        return recon, self.kl_divergence(step.posterior, step.prior, train, recon.ndim)
+        kl = jnp.zeros_like(recon)
+        if step.posterior is not None:
+            kl = self.kl_divergence(step.posterior, step.prior, train, recon.ndim)
+        return (recon, kl) if step.extra is None else (recon, kl, step.extra)
 
     def reconstruction_error(
         self, raw: Float[Array, "*n h w c"], target: Float[Array, "*n h w c"]
@@ -168,6 +172,7 @@ class Objective:
         num_clips: Scalar,
         frame_size: int | None = None,
         psum: Callable[[Scalar], Scalar] = lambda share: share,
+        extra: Float[Array, "*n b"] | None = None,
     ) -> tuple[Scalar, Scalar, Scalar]:
         """Return (loss, recon, kl): recon and kl are sums over steps of the means over the global batch.
 
@@ -179,10 +184,12 @@ class Objective:
           mask: 1 for what counts, per clip or per step and clip.
           num_clips: the number of real clips in the global batch.
           frame_size: values in a frame, D = height * width * channels; the calibrated loss needs it.
+          extra: a further loss of each frame, added with weight 1.
           psum: sums over the devices; the calibrated loss needs the error of the global batch.
         """
         weight = jnp.broadcast_to(mask, recon.shape) / num_clips
         recon_sum, kl_sum = jnp.sum(recon * weight), jnp.sum(kl * weight)
+        more = jnp.zeros(()) if extra is None else jnp.sum(extra * weight)
         if self.is_calibrated:
             assert frame_size is not None and recon.ndim == 2, "whole clips are reduced"
             steps = len(recon)
@@ -191,10 +198,10 @@ class Objective:
             share = recon_sum / steps / (2 * error)
             value = lax.stop_gradient(share * jnp.log(error))
             likelihood = value + share - lax.stop_gradient(share)
-            return likelihood + beta * kl_sum / (steps * frame_size), recon_sum, kl_sum
+            return likelihood + beta * kl_sum / (steps * frame_size) + more / steps, recon_sum, kl_sum
         if self.divide_recon_by_batch:
             recon_sum = recon_sum / num_clips
-        return recon_sum + beta * kl_sum, recon_sum, kl_sum
+        return recon_sum + beta * kl_sum + more, recon_sum, kl_sum
 
     def of_clip(
         self, recon: Float[np.ndarray, " s"], kl: Float[np.ndarray, " s"], beta: float, frame_size: int
@@ -205,7 +212,7 @@ class Objective:
         """
         of_steps, kl_of_steps = (jnp.asarray(values)[:, None] for values in (recon, kl))
         one = jnp.ones(())
-        loss, _, _ = self.reduce(of_steps, kl_of_steps, one[None], jnp.asarray(beta), one, frame_size)
+        loss, *_ = self.reduce(of_steps, kl_of_steps, one[None], jnp.asarray(beta), one, frame_size)
         return float(loss)
 
 

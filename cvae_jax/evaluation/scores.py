@@ -118,7 +118,7 @@ def _keep_scores(objective: Objective) -> Keep:
         if outputs.posterior is None:
             return {"prior_std": _mean_of_clips(jnp.exp(0.5 * outputs.prior.logvar))}, {}
         assert target is not None, "a posterior has seen a true frame"
-        recon, kl = objective.score(outputs, target, train=False)
+        recon, kl, *_ = objective.score(outputs, target, train=False)
         elements = kl_elements(outputs.posterior, outputs.prior)
         nats = jnp.sum(elements.reshape(len(elements), -1), axis=1)
         mean = outputs.posterior.mean

@@ -5,6 +5,7 @@ Compiling a hundred random draws takes half a minute on a CPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,6 +44,16 @@ def input_shapes(
 def constant(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return the array that BatchNorm starts from."""
     return np.full(shape, CONSTANTS[name], np.float32)
+
+
+def normal_fan_in(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw a convolution's kernel from N(0, 1 / fan_in), within two standard deviations; biases are 0."""
+    drawn = {name: constant(name, shape) for name, shape in shapes.items() if name != "kernel"}
+    if "kernel" in shapes:
+        shape = shapes["kernel"]
+        values = np.clip(rng.standard_normal(shape), -2.0, 2.0) / math.sqrt(math.prod(shape[:-1]))
+        drawn["kernel"] = values.astype(np.float32)
+    return drawn
 
 
 def _drawn(tree: dict[str, Any], rule: Rule, rng: np.random.Generator) -> dict[str, Any]:

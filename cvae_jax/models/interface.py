@@ -77,13 +77,15 @@ class StepOutputs(NamedTuple):
 
     raw: the decoder's output, which need not be in [0, 1]. prior: p(z_t | what was before).
     posterior: q(z_t | target, ...); None from `imagine`. masks: where a model composes its frames of several
-    images, the share of each in every pixel, in [0, 1], by name; otherwise None.
+    images, the share of each in every pixel, in [0, 1], by name; otherwise None. extra: in training, a
+    further loss of each frame, of a model that has one.
     """
 
     raw: Float[Array, "*s b h w c"]
     prior: Gaussian
     posterior: Gaussian | None = None
     masks: dict[str, Float[Array, "*s b h w 1"]] | None = None
+    extra: Float[Array, "*s b"] | None = None
 
     @property
     def frame(self) -> Float[Array, "*s b h w c"]:

@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 from cvae_jax.models import ops, strided
 from cvae_jax.models.normalisation import normalise
 
+GROUPS = 8  # of GroupNorm, at most; a group has at least four channels
+
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
     """Return an initialiser: uniform in +-1/sqrt(fan_in), PyTorch's default for convolutions."""
@@ -184,3 +186,31 @@ class BatchNorm(nn.Module):
             updated = (1 - self.momentum) * running + self.momentum * steps[g]
             running = jnp.where(count[g] > 0, updated, running)
         return lax.stop_gradient(running)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm with statistics in float32; the output has the input's precision."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        n, channels = x.shape[0], x.shape[-1]
+        groups = next(g for g in range(min(GROUPS, max(1, channels // 4)), 0, -1) if channels % g == 0)
+        scale = parameter(self, "scale", nn.initializers.ones, (channels,))
+        bias = parameter(self, "bias", nn.initializers.zeros, (channels,))
+        wide = x.astype(jnp.float32)
+        # By channel first, then over the channels of a group: reductions along whole rows are fast on a CPU.
+        moments = [jnp.mean(power, axis=(1, 2)) for power in (wide, wide * wide)]
+        mean, square = (jnp.mean(m.reshape(n, groups, -1), axis=-1) for m in moments)
+        inverse = lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
+        mean, inverse = (jnp.repeat(s, channels // groups, axis=1) for s in (mean, inverse))
+        factor = inverse * scale[None]
+        shift = bias[None] - mean * factor
+        return (wide * factor[:, None, None] + shift[:, None, None]).astype(x.dtype)
+
+
+def halve(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
+    """Return the mean of each 2x2 pixels."""
+    n, h, w, c = x.shape
+    return jnp.mean(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))

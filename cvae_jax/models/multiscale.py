@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
@@ -124,7 +121,7 @@ class Multiscale(VideoModel):
         """Return the initial values: kernels N(0, 1 / fan_in), cut at two standard deviations; biases 0."""
         below, beside = self._padding(frame_size)
         inputs = initial.input_shapes((frame_size[0] + below, frame_size[1] + beside), label_size)
-        return initial.draw_variables(self._network, seed, _initial_values, *inputs)
+        return initial.draw_variables(self._network, seed, initial.normal_fan_in, *inputs)
 
     def begin(self, variables: Variables, given: Array, labels: Array, train: bool) -> tuple[dict, dict]:
         """Return the context's maps and last frame; the carry holds the frames before the previous one."""
@@ -251,13 +248,3 @@ def _uniform(noise: Array) -> Array:
     first = noise.reshape(len(noise), -1)[:, 0]
     bits = lax.bitcast_convert_type(first, jnp.uint32) & 0xFF
     return bits.astype(jnp.float32) / 256
-
-
-def _initial_values(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draw a convolution's kernel from N(0, 1 / fan_in), within two standard deviations."""
-    drawn = {name: initial.constant(name, shape) for name, shape in shapes.items() if name != "kernel"}
-    if "kernel" in shapes:
-        shape = shapes["kernel"]
-        values = np.clip(rng.standard_normal(shape), -2.0, 2.0) / math.sqrt(math.prod(shape[:-1]))
-        drawn["kernel"] = values.astype(np.float32)
-    return drawn

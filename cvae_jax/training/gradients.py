@@ -55,16 +55,18 @@ def clip_gradients(
     forced: which of the steps 1 .. T-1 see the true previous frame; the first always does. Every step counts,
     also those to context frames (as in SVG, Denton & Fergus, 2018). Gradients and metrics are this device's
     shares of the global batch's: their sum over devices, which `psum` takes, is the whole. Metrics: 'loss',
-    'recon', 'kl', as `Objective.reduce` defines them.
+    'recon', 'kl', and 'extra' of a model that has an extra loss, as `Objective.reduce` defines them.
 
     throughout: None compiles two forms where the model can fold time, and `forced` chooses. True compiles the
     folded form alone and does not read `forced`: every step sees the true previous frame. False compiles the
     other one alone.
     """
 
-    def reduce(recon: Array, kl: Array, mask: Array) -> tuple[Scalar, dict[str, Array]]:
-        loss, recon, kl = objective.reduce(recon, kl, mask, beta, num_clips, frame_size, psum)
-        return loss, {"loss": loss, "recon": recon, "kl": kl}
+    def reduce(scores: Scores, mask: Array) -> tuple[Scalar, dict[str, Array]]:
+        recon, kl, *extra = scores
+        loss, recon, kl = objective.reduce(recon, kl, mask, beta, num_clips, frame_size, psum, *extra)
+        sums = {"extra": jnp.sum(own * jnp.broadcast_to(mask, own.shape)) / num_clips for own in extra}
+        return loss, {"loss": loss, "recon": recon, "kl": kl} | sums
 
     assert clips.frames is not None, "there are true frames to learn from"
     frame_size = math.prod(clips.frames.shape[2:])
@@ -91,7 +93,7 @@ def _through_time(problem: Problem, scores_of: Callable) -> Gradients:
 
     def loss_of(params):
         scores, batch_stats = scores_of(problem, params)
-        loss, metrics = problem.reduce(*scores, problem.clips.mask)
+        loss, metrics = problem.reduce(scores, problem.clips.mask)
         return loss, (metrics, batch_stats)
 
     gradients, (metrics, batch_stats) = jax.grad(loss_of, has_aux=True)(problem.variables["params"])
@@ -159,7 +161,7 @@ def _within_steps(problem: Problem) -> Gradients:
                 here = problem.with_params(params, new_stats)
                 outputs, after, stats = model.observe(here, constants, carry, inputs, train=True)
                 scores = problem.objective.score(outputs, inputs.target, train=True)
-                return problem.reduce(*scores, inputs.mask)[0], (outputs, after, scores, stats)
+                return problem.reduce(scores, inputs.mask)[0], (outputs, after, scores, stats)
 
             (of_params, *of_inputs), aux = jax.grad(loss_of, argnums=(0, 1, 2), has_aux=True)(
                 params, constants, own["conditioning"]
@@ -174,7 +176,7 @@ def _within_steps(problem: Problem) -> Gradients:
         of_constants, of_conditioning = of_inputs
         gradients = _add(gradients, pull_back(of_conditioning)[0])
         total = gradients, _add(total[1], of_constants)
-        return outputs, carry, batch_stats, total, problem.reduce(*scores, x.mask)[1]
+        return outputs, carry, batch_stats, total, problem.reduce(scores, x.mask)[1]
 
     zeros = jax.tree.map(jnp.zeros_like, (params, constants))
     _, batch_stats, (gradients, of_constants), metrics = _scan(problem, advance, carry, zeros)
@@ -207,7 +209,7 @@ def _folded(problem: Problem) -> Gradients:
 
         def loss_of(params, constants):
             after, stats, scores = chunks.observe(params, batch_stats, constants, carry, x)
-            loss, metrics = problem.reduce(*scores, x.mask)
+            loss, metrics = problem.reduce(scores, x.mask)
             return loss, (metrics, after, stats)
 
         new, (metrics, carry, batch_stats) = jax.grad(loss_of, argnums=(0, 1), has_aux=True)(

@@ -196,6 +196,7 @@ class Run:
             "train_loss": mean["loss"],
             "recon": mean["recon"],
             "kl": mean["kl"],
+            **({"extra_loss": mean["extra"]} if "extra" in mean else {}),
             "grad_norm": mean["grad_norm"],
             "beta": mean["beta"],
             "teacher_forcing_ratio": logged["ratio"],

@@ -15,8 +15,8 @@ from cvae_jax.models.interface import StepInputs, Variables, VideoModel
 from cvae_jax.rollout.noise import Noise
 from cvae_jax.rollout.scan import Clips, RolloutOptions, RolloutState, as_float, frames_from
 
-Scores = tuple[Array, Array]
-"""(recon, kl) of each step and clip."""
+Scores = tuple[Array, ...]
+"""(recon, kl) of each step and clip, and their extra loss where a model has one."""
 
 
 class Problem(NamedTuple):
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
     noise: Noise
     forced: Array
     n_past: int
-    reduce: Callable[[Array, Array, Array], tuple[Scalar, dict[str, Array]]]
+    reduce: Callable[[Scores, Array], tuple[Scalar, dict[str, Array]]]
 
     def begin(self, params: PyTree) -> tuple[PyTree, PyTree]:
         """Return the constants and the first carry, as functions of the parameters."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from cvae_jax.models.adversarial import CRITIC, MODEL, AdversarialOptions
 from cvae_jax.models.interface import Variables
 from cvae_jax.runtime.errors import UserError
 
@@ -19,8 +20,11 @@ from cvae_jax.runtime.errors import UserError
 class Optimizer:
     """Adam after clipping to a global norm; the learning rate comes with every step.
 
+    With a critic (see `cvae_jax.models.adversarial`) its parameters have an Adam and a norm of their own.
+
     Attributes: b1, b2, eps of Adam (Kingma & Ba, 2015); weight_decay, decoupled as in AdamW (Loshchilov &
-    Hutter, 2019), 0 for none; clip_norm, 0 for none; ema_decay of the averaged parameters, 0 for none.
+    Hutter, 2019), 0 for none; clip_norm, 0 for none; ema_decay of the averaged parameters, 0 for none;
+    critic, the options of a critic or None.
     """
 
     b1: float = 0.9
@@ -29,6 +33,7 @@ class Optimizer:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.0
+    critic: AdversarialOptions | None = None
 
     def __post_init__(self) -> None:
         for field in ("b1", "b2", "ema_decay"):
@@ -57,8 +62,15 @@ class Optimizer:
 
         Leaf by leaf it would be a thousand small kernels, which are most of the step's compile time.
         """
+        of_model = self._chain(self.b1)
+        if self.critic is None:
+            return of_model
+        of_critic = optax.chain(self._chain(self.critic.b1), optax.scale(self.critic.learning_rate))
+        return optax.partition({MODEL: of_model, CRITIC: of_critic}, {MODEL: MODEL, CRITIC: CRITIC})
+
+    def _chain(self, b1: float) -> optax.GradientTransformation:
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        parts = [clip, optax.scale_by_adam(self.b1, self.b2, self.eps)]
+        parts = [clip, optax.scale_by_adam(b1, self.b2, self.eps)]
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay))
         return optax.flatten(optax.chain(*parts))

@@ -10,8 +10,8 @@ import pytest
 
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import StepInputs, init_variables
+from cvae_jax.models.layers import GroupNorm
 from cvae_jax.models.multiscale import Multiscale, _uniform
-from cvae_jax.models.multiscale_network import GroupNorm
 from cvae_jax.rollout.noise import clip_noise, derive_keys
 from cvae_jax.rollout.scan import Clips, RolloutOptions
 from cvae_jax.runtime.errors import UserError

@@ -95,9 +95,12 @@ def test_augmentation_changes_the_step(data):
     assert losses[0] != losses[1]
 
 
-def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path):
+@pytest.mark.parametrize(
+    "changes", [{}, {"adversarial.weight": 0.1, "adversarial.widths": (4, 8)}], ids=["plain", "adversarial"]
+)
+def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path, changes):
     """The second sitting begins within an epoch, with the references and changes of the first."""
-    config = small_config()
+    config = small_config(**changes)
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     final = train(config, whole, jax.local_devices()[:1])
 
