@@ -79,7 +79,7 @@ CASES = (
     _rollout(1, 25, 15),
     _rollout(4, 15),
     _rollout(32, 5),
-    _multiscale("train", 8, 2, "training step, batch 8, 2 frames", 15, 9),
+    _multiscale("train", 16, 2, "training step, batch 16, 2 frames", 15, 9),
     _multiscale("rollout", 1, 16, "prior rollout, 1 clip", 25, 15),
     _multiscale("rollout", 8, 16, "prior rollout, 8 clips", 15),
 )

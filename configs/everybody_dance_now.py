@@ -4,7 +4,7 @@ python train.py --config=configs/everybody_dance_now.py --config.data.name=dance
 
 A critic judges each frame with the frame before it and the label, as patches, and its features of a predicted
 frame are to match those of the true one. A clip is a context frame from anywhere in the scene and three
-successive frames, of which the last two are judged.
+successive frames, of which the last two are judged. It has not been trained to the end yet.
 """
 
 from configs import recommended
@@ -13,6 +13,7 @@ from configs import recommended
 def get_config():
     config = recommended.get_config()
     config.name = "everybody_dance_now"
+    config.batch_size = 8
     config.clip_length = 4
     config.data.clips_per_epoch = 1600
     config.adversarial.weight = 0.02

@@ -1,6 +1,8 @@
 """A short video of your own, prepared with prepare.py.
 
 python train.py --config=configs/own_video.py --config.data.dir=data/me
+
+Five minutes on two CPU cores for frames of 64 x 32, whatever the length of the video.
 """
 
 from configs import quickstart

@@ -92,13 +92,15 @@ def test_sides_that_differ_are_not_compared():
         run.check([Told(1.0), Told(float("nan"))])
 
 
-def test_quick_takes_the_three_cases_of_the_contract():
+def test_quick_takes_the_cases_of_the_contract_and_the_multiscale_model():
     from benchmarks import run
 
     assert [case.name for case in run.CASES if case.quick_pairs] == [
         "train_tf_b2",
         "train_ar_b2",
         "rollout_b1",
+        "multiscale_train_b16",
+        "multiscale_rollout_b1",
     ]
 
 

@@ -13,7 +13,8 @@ from cvae_jax.data.clips import Recording, to_unit
 
 # Images are converted to float64 in chunks of at most this many images and this many bytes (of float64).
 _CHUNK, _CHUNK_BYTES = 1024, 2**26
-COUNTS, WIDTHS = (1, 2, 3, 5, 8, 12, 20), (0.25, 0.5, 1.0, 2.0, 4.0)  # that a blend is chosen from
+COUNTS = (1, 2, 3, 5, 8, 12, 20)  # what a blend is chosen from
+WIDTHS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)
 PARTS, QUERIES = 4, 200  # of a scene's training frames: held out one after the other; tried in all
 
 

@@ -69,7 +69,7 @@ def test_a_blend_weighs_the_nearest_by_their_distance() -> None:
         expected = np.average(to_unit(pool.frames[index[:2]]), axis=0, weights=weights)
         np.testing.assert_allclose(own, expected, atol=1e-6)
     alike = Blend(1, 0.25, 1.0).predict(found, [pool.frames])
-    np.testing.assert_allclose(alike, to_unit(pool.frames[found.index[:, 0]]))
+    np.testing.assert_allclose(alike, to_unit(pool.frames[found.number[:, 0]]))
 
 
 def test_the_blend_is_chosen_on_training_frames_that_it_does_not_see() -> None:

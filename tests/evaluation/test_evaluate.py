@@ -12,9 +12,10 @@ from PIL import Image
 
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording, no_labels
-from cvae_jax.evaluation.baselines import Baselines, nearest
+from cvae_jax.evaluation.baselines import Baselines
 from cvae_jax.evaluation.evaluate import evaluate, score
 from cvae_jax.evaluation.measures import Measures
+from cvae_jax.evaluation.nearest import nearest
 from cvae_jax.evaluation.rows import ClipScores, rows
 from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.models.interface import init_variables
@@ -39,8 +40,9 @@ def test_baselines_are_what_they_say():
     np.testing.assert_allclose(predicted["mean_frame"][2], frames.mean(0) / 255, atol=1e-6)
     for t in range(1, 5):
         distance = ((labels - clip.labels[t].astype(np.int64)) ** 2).sum((1, 2, 3))
-        assert distance[nearest(clip.labels[t : t + 1], labels.astype(np.uint8))[0]] == (distance.min())
-        expected = frames[nearest(clip.labels[t : t + 1], labels.astype(np.uint8))[0]]
+        number = nearest(clip.labels[t : t + 1], [labels.astype(np.uint8)]).number[0, 0]
+        assert distance[number] == distance.min()
+        expected = frames[number]
         np.testing.assert_allclose(predicted["nearest_pose"][t - 1], expected / 255, atol=1e-6)
 
 
@@ -112,7 +114,8 @@ def test_evaluate_writes_what_the_contract_names(data, tmp_path):
     results = evaluate(config, tmp_path, "last", jax.local_devices()[:1])
     folder = tmp_path / "eval"
     assert json.loads((folder / "results.json").read_text()) == results
-    assert {"protocol", "rows", "latents"} == results.keys()
+    assert {"protocol", "rows", "latents", "stability"} == results.keys()
+    assert {"truth", "prior", "prior_mean"} == results["stability"]["flicker"].keys()
     names = [row["name"] for row in results["rows"]]
     assert names == [
         "prior",

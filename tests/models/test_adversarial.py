@@ -81,11 +81,12 @@ def test_the_weight_reaches_the_model_and_not_the_critic(made, case):
 
 def test_steps_from_a_context_frame_are_not_judged(made, case):
     variables, constants, carry, x = case
-    outputs, *_ = made.teacher_forced_chunk(variables, constants, carry, x, True)
+    whole = jax.jit(lambda x: made.teacher_forced_chunk(variables, constants, carry, x, True)[0])
+    outputs = whole(x)
     assert outputs.extra.shape == (STEPS, CLIPS)
     assert not outputs.extra[0].any() and (outputs.extra[1:] > 0).all()
     one = jax.tree.map(lambda leaf: leaf[1], x)
-    alone, *_ = made.observe(variables, constants, carry, one, True)
+    alone = jax.jit(lambda x: made.observe(variables, constants, carry, x, True)[0])(one)
     np.testing.assert_allclose(alone.extra, outputs.extra[1], rtol=1e-4)
 
 
@@ -114,14 +115,15 @@ def test_the_critic_has_an_optimizer_of_its_own(case):
         lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), variables["params"]
     )
     state = TrainState.create(variables, optimizer)
+    update = jax.jit(lambda s, g: s.update(optimizer, g, {}, jnp.float32(0.1)))
     for _ in range(2):
-        state = state.update(optimizer, gradients, {}, jnp.float32(0.1))
+        state = update(state, gradients)
     for part, b1, rate in (("model", 0.9, 0.1), ("critic", 0.3, 0.05)):
         reference = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b1=b1))
         params = variables["params"][part]
         memory = reference.init(params)
         for _ in range(2):
-            changes, memory = reference.update(gradients[part], memory)
+            changes, memory = jax.jit(reference.update)(gradients[part], memory)
             params = optax.apply_updates(params, changes)
         for a, b in zip(leaves(state.params[part]), leaves(params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

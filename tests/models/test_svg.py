@@ -450,9 +450,9 @@ def test_one_device_equals_two_with_padding(draw, throughout):
 def test_runs_share_a_program_if_they_force_alike(grey_data, tmp_path, monkeypatch, fold_time, known):
     cache, made = Cache(), []
 
-    def make(*parts, throughout):
+    def make(*parts, throughout, **more):
         made.append(throughout)
-        return make_train_step(*parts, throughout=throughout)
+        return make_train_step(*parts, throughout=throughout, **more)
 
     monkeypatch.setattr(training, "make_train_step", make)
     for number, ratio in enumerate((0.0, 1.0, 0.5, 1.0)):

@@ -1,5 +1,6 @@
 """The tables of docs/results say what the committed numbers say."""
 
+import itertools
 import json
 
 import pytest
@@ -100,6 +101,53 @@ def test_priors_on_dancer(label):
     ]
     wanted += [interval(row["metrics"][name]["prior"], digits) for name, digits in METRICS.items()]
     assert table_cells("priors.md", label) == wanted
+
+
+def table_rows(page, header):
+    """{label: cells} of the table of a page whose header begins with `header`."""
+    lines = (RESULTS / page).read_text().splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith(f"| {header}"))
+    body = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in body)
+    return {label.removesuffix(" †"): cells for label, *cells in rows}
+
+
+@pytest.mark.parametrize(("header", "scene"), [("  ", None), ("star jump", "star_jump")])
+def test_the_demo(header, scene):
+    found = json.loads((RESULTS / "demo" / "results.json").read_text())["rows"]
+    of_scene = {row["name"]: row for row in found if row.get("scene") == scene}
+    table = table_rows("demo.md", header)
+    assert {"prior", "prior_mean", "posterior", "nearest_pose"} <= table.keys()
+    digits = {"psnr": 2, "ssim": 3, "psnr_person": 2, "ssim_person": 3}
+    for label, cells in table.items():
+        row = of_scene["prior_best_of_N" if label.startswith("prior_best") else label]
+        assert cells == [f"{row[name]:.{n}f}" for name, n in digits.items()], label
+
+
+def test_the_dancer():
+    found = {
+        row["name"]: row for row in json.loads((RESULTS / "dancer" / "results.json").read_text())["rows"]
+    }
+    table = table_rows("dancer.md", "test")
+    assert {"prior", "prior_mean", "posterior", "nearest_pose", "ceiling"} <= table.keys()
+    for name, cells in table.items():
+        row = found[name]
+        way = "-" if row["sees_target"] else f"{100 * row['way_to_ceiling']:.0f} %"
+        wanted = [interval({"mean": row["psnr"], "ci95": row["psnr_ci95"]}, 2), way]
+        digits = {"ssim": 3, "lpips": 4, "psnr_person": 2, "ssim_person": 3}
+        assert cells == wanted + [f"{row[metric]:.{n}f}" for metric, n in digits.items()], name
+
+
+@pytest.mark.parametrize(("run", "first"), [("demo", "| `make demo` "), ("dancer", "| `train.py --config")])
+def test_readme_of_the_recommended_model(run, first):
+    rows = json.loads((RESULTS / run / "results.json").read_text())["rows"]
+    found = {row["name"]: row for row in rows if "scene" not in row}
+    lines = (ROOT / "README.md").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(first))
+    cells = [cell.strip() for cell in line.strip("|").split("|")][2:]
+    names = ("prior", "prior_mean", "nearest_pose", "blend_poses", "ceiling")
+    shown = [f"{found[n]['psnr']:.2f} / {found[n]['ssim']:.3f}" if n in found else "-" for n in names]
+    assert cells == shown
 
 
 @pytest.mark.parametrize("study", ["ablation", "ablation_real_clips"])

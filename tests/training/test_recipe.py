@@ -49,7 +49,7 @@ def data(monkeypatch):
     return recordings
 
 
-@pytest.mark.parametrize("feedback", [0, 1])
+@pytest.mark.parametrize("feedback", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_device_equals_four(feedback):
     """Same global batch of 6 clips on 1 and on 4 devices (padded to 8): losses and parameters agree."""
     config = small_config(**{"model.multiscale.feedback": feedback})
@@ -96,7 +96,11 @@ def test_augmentation_changes_the_step(data):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"adversarial.weight": 0.1, "adversarial.widths": (4, 8)}], ids=["plain", "adversarial"]
+    "changes",
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="plain"),
+        pytest.param({"adversarial.weight": 0.1, "adversarial.widths": (4, 8)}, id="adversarial"),
+    ],
 )
 def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path, changes):
     """The second sitting begins within an epoch, with the references and changes of the first."""
@@ -129,6 +133,7 @@ def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path, changes):
     assert {"prior", "prior_mean", "posterior", "blend_poses", "oracle_training_frame"} <= names
 
 
+@pytest.mark.slow
 def test_the_model_learns_to_move_the_square(data, tmp_path):
     """In a few hundred steps it beats the nearest training pose on a clip that it has not seen."""
     config = small_config(
