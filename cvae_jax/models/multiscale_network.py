@@ -192,7 +192,7 @@ class Network(nn.Module):
         drawn, logits = jnp.split(self._pixels(self.decoder(x, maps[:-1])), [3], axis=-1)
         logits = jnp.concatenate([logits + COPY_BIAS, jnp.zeros_like(drawn[..., :1])], axis=-1)
         shares = nn.softmax(logits, axis=-1)
-        copied = jnp.einsum("nhwk,knhwc->nhwc", shares[..., :-1], sources)
+        copied = jnp.einsum("nhwk,knhwc->nhwc", shares[..., :-1], sources, precision="highest")
         return copied + shares[..., -1:] * nn.sigmoid(drawn), shares[..., :-1]
 
     def _blocks(self, x: Float[Array, "n h w c"], places: bool) -> Float[Array, "n h2 w2 c2"]:
