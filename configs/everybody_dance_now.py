@@ -4,7 +4,7 @@ python train.py --config=configs/everybody_dance_now.py --config.data.name=dance
 
 A critic judges each frame with the frame before it and the label, as patches, and its features of a predicted
 frame are to match those of the true one. A clip is a context frame from anywhere in the scene and three
-successive frames, of which the last two are judged. It has not been trained to the end yet.
+successive frames, of which the last two are judged. No run of it has been completed yet.
 """
 
 from configs import recommended

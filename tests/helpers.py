@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cvae_jax import config as config_files
 from cvae_jax import defaults
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording
-from cvae_jax.models.interface import init_variables
+from cvae_jax.models.interface import StepInputs, init_variables
 from cvae_jax.runtime.workdir import METRICS_FILE
 from cvae_jax.training.checkpoint import Checkpoints
 from cvae_jax.training.state import TrainState
@@ -52,6 +53,22 @@ def moving_square(name: str, length: int, seed: int) -> Recording:
         frames[t, y : y + 4, x : x + 4] = 220
         labels[t, y : y + 4, x : x + 4] = 255
     return Recording("square", name, 0, frames, labels)
+
+
+def random_steps(rng, frames, label, latent_shape, n_past=1):
+    """Teacher-forced steps from frames (s + 1, b, h, w, 3) and the steps' labels, with noise from `rng`."""
+    steps, clips = label.shape[:2]
+    return StepInputs(
+        t=1 + jnp.arange(steps),
+        previous=frames[:-1],
+        previous_is_true=jnp.ones(steps, bool),
+        previous_is_given=jnp.arange(steps) < n_past,
+        label=label,
+        conditioning=label,
+        noise=jnp.asarray(rng.normal(size=(steps, clips, *latent_shape)), jnp.float32),
+        mask=jnp.ones((steps, clips)),
+        target=frames[1:],
+    )
 
 
 def read_rows(workdir):

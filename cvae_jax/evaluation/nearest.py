@@ -120,9 +120,10 @@ def choose_blend(recordings: Sequence[Recording]) -> Blend:
     for found, videos, targets in cases:
         for numbers, distance, target in zip(*found, targets, strict=True):
             images = to_unit(frames_at(videos, numbers)).reshape(len(numbers), -1)
+            wanted = to_unit(target).ravel()
             for count, width in itertools.product(COUNTS, WIDTHS):
                 weights = Blend(count, width, scale).weights(distance[None, :count])[0]
-                error = np.mean((weights @ images[:count] - to_unit(target).ravel()) ** 2)
+                error = np.mean((weights @ images[:count] - wanted) ** 2)
                 errors[count, width] = errors.get((count, width), 0.0) + float(error)
     count, width = min(errors, key=lambda choice: errors[choice])
     return Blend(count, width, scale)

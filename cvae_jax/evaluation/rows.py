@@ -82,8 +82,7 @@ def rows(scores: dict[str, list[ClipScores]], options: EvaluationOptions) -> lis
     is the mean over scenes, with 95 % bootstrap intervals that resample clips within scenes. For several
     draws a row also has each draw's number and their standard deviation. Where the ceiling is known, rows of
     predictions have 'way_to_ceiling': 0 at nearest_pose, 1 at the ceiling, in PSNR. Clips in which no frame
-    has a metric
-    are left out of its mean; if no clip has it, its fields are None.
+    has a metric are left out of its mean; if no clip has it, its fields are None.
     """
     names = [name for name in ROWS if name in scores]
     scenes = sorted({clip.scene for clip in scores[names[0]]})

@@ -12,7 +12,7 @@ from cvae_jax.evaluation.averages import mean_over_scenes
 from cvae_jax.metrics import person_mask
 
 WINDOW = 100  # frames at the beginning and at the end whose PSNR is compared
-_CHUNK = 64  # frames whose differences are taken at once
+_CHUNK = 64  # frames that are converted at once
 
 
 def drift(rows: Sequence[dict]) -> dict[str, float]:
@@ -28,20 +28,26 @@ def drift(rows: Sequence[dict]) -> dict[str, float]:
     }
 
 
-def flicker(frames: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the mean squared difference of successive frames where nobody is, for values in [0, 1].
+def background(labels: np.ndarray) -> np.ndarray:
+    """Return where nobody is in two successive frames, bool (T - 1, H, W), from labels uint8 (T, H, W, 3).
 
-    frames, labels: uint8 (T, H, W, 3). A pixel counts where it is outside the person (`person_mask`) in both
-    frames. None if there is no such pixel.
+    That is outside the person (`person_mask`) in both.
     """
-    total, count = 0.0, 0
-    for begin in range(0, len(frames) - 1, _CHUNK):
-        part = slice(begin, begin + _CHUNK + 1)
-        background = ~np.asarray(person_mask(jnp.asarray(to_unit(labels[part]))))
-        still = background[1:] & background[:-1]
-        squares = np.diff(to_unit(frames[part]), axis=0) ** 2
-        total += float(np.sum(squares[still], dtype=np.float64))
-        count += squares.shape[-1] * int(np.sum(still))
+    parts = (labels[begin : begin + _CHUNK] for begin in range(0, len(labels), _CHUNK))
+    nobody = ~np.concatenate([person_mask(jnp.asarray(to_unit(part))) for part in parts])
+    return nobody[1:] & nobody[:-1]
+
+
+def flicker(frames: np.ndarray, still: np.ndarray) -> float | None:
+    """Return the mean squared difference of successive frames where `still` is true, for values in [0, 1].
+
+    frames: uint8 (T, H, W, 3). still: see `background`. None if it is true nowhere.
+    """
+    total, count = 0.0, frames.shape[-1] * int(np.sum(still))
+    for begin in range(0, len(still), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        squares = np.diff(to_unit(frames[begin : begin + _CHUNK + 1]), axis=0) ** 2
+        total += float(np.sum(squares[still[part]], dtype=np.float64))
     return total / count if count else None
 
 
@@ -49,17 +55,17 @@ class Flicker:
     """The flicker of the truth and of rows, clip by clip, where labels are images."""
 
     def __init__(self, recordings: Sequence[Recording], n_past: int):
-        self._labels = [r.labels[n_past:] for r in recordings]
+        shown = all(r.image_labels for r in recordings)
+        self._still = [background(r.labels[n_past:]) for r in recordings] if shown else []
         self._scenes = [r.scene for r in recordings]
-        self._shown = all(r.image_labels for r in recordings)
         self._found: dict[str, list[float | None]] = {}
         for clip, recording in enumerate(recordings):
             self.add("truth", clip, recording.frames[n_past:])
 
     def add(self, row: str, clip: int, frames: np.ndarray) -> None:
         """Add a row's predicted frames of a clip, uint8 (P, H, W, 3); clips come in order."""
-        if self._shown:
-            self._found.setdefault(row, []).append(flicker(frames, self._labels[clip]))
+        if self._still:
+            self._found.setdefault(row, []).append(flicker(frames, self._still[clip]))
 
     @property
     def means(self) -> dict[str, float]:

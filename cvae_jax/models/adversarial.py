@@ -180,10 +180,10 @@ class Adversarial(VideoModel):
         mean = lambda a: jnp.mean(a, axis=(1, 2, 3))  # noqa: E731
         fixed = lax.stop_gradient(critic)
         score, features = judge(fixed, frame)
-        _, wanted = judge(fixed, target)
+        true, wanted = judge(critic, target)
+        false, _ = judge(critic, lax.stop_gradient(frame))
         distance = sum(mean(jnp.abs(a - lax.stop_gradient(b))) for a, b in zip(features, wanted, strict=True))
         of_model = mean((score - 1) ** 2) + self.options.feature_matching * distance / len(features)
-        true, false = (judge(critic, lax.stop_gradient(shown))[0] for shown in (target, frame))
         return of_model, 0.5 * (mean((true - 1) ** 2) + mean(false**2))
 
     @functools.cached_property

@@ -197,7 +197,7 @@ class Network(nn.Module):
 
     def _blocks(self, x: Float[Array, "n h w c"], places: bool) -> Float[Array, "n h2 w2 c2"]:
         """Return an image as a map of the largest level, with each pixel's place among its channels."""
-        if places and self.position_octaves:
+        if places:
             height, width = x.shape[1:3]
             where = positions(height, width, self.position_octaves)
             x = jnp.concatenate([x, jnp.broadcast_to(where, (len(x), *where.shape))], axis=-1)

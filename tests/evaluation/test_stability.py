@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cvae_jax.data.clips import Recording
-from cvae_jax.evaluation.stability import WINDOW, Flicker, drift, flicker
+from cvae_jax.evaluation.stability import WINDOW, Flicker, background, drift, flicker
 
 SIZE = (20, 24)
 
@@ -28,9 +28,9 @@ def test_flicker_is_of_the_background_alone(length):
     labels[:, 5:10, 5:10] = 255
     frames = np.full((length, *SIZE, 3), 100, np.uint8)
     frames[:, 5:10, 5:10] = rng.integers(256, size=(length, 5, 5, 3))
-    assert flicker(frames, labels) == 0
+    assert flicker(frames, background(labels)) == 0
     frames[1::2, 0, :, 1] += 51  # a row of 24 of the 480 - 49 pixels outside the dilated square
-    assert flicker(frames, labels) == pytest.approx(0.2**2 * 24 / (480 - 49) / 3, rel=1e-5)
+    assert flicker(frames, background(labels)) == pytest.approx(0.2**2 * 24 / (480 - 49) / 3, rel=1e-5)
 
 
 def test_a_pixel_counts_where_nobody_is_in_both_frames():
@@ -38,8 +38,8 @@ def test_a_pixel_counts_where_nobody_is_in_both_frames():
     labels[0, :, :8] = labels[1, :, 16:] = 255
     frames = np.zeros((2, *SIZE, 3), np.uint8)
     frames[1, :, :9] = frames[1, :, 15:] = 255  # within the dilated person of either frame
-    assert flicker(frames, labels) == 0
-    assert flicker(frames, np.full_like(labels, 255)) is None
+    assert flicker(frames, background(labels)) == 0
+    assert flicker(frames, background(np.full_like(labels, 255))) is None
 
 
 def test_rows_are_averaged_over_clips_and_scenes():

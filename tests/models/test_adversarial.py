@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import random_steps
 
 from configs import everybody_dance_now
 from cvae_jax.config import Components
 from cvae_jax.models.adversarial import Adversarial, AdversarialOptions
-from cvae_jax.models.interface import StepInputs, init_variables
+from cvae_jax.models.interface import init_variables
 from cvae_jax.models.multiscale import Multiscale
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.training.state import Optimizer, TrainState
@@ -35,17 +36,7 @@ def case(made):
     given = draw(CLIPS, 1, *SIZE, 3)
     constants, carry = made.begin(variables, given, given, True)
     frames, label = draw(STEPS + 1, CLIPS, *SIZE, 3), draw(STEPS, CLIPS, *SIZE, 3)
-    x = StepInputs(
-        t=1 + jnp.arange(STEPS),
-        previous=frames[:-1],
-        previous_is_true=jnp.ones(STEPS, bool),
-        previous_is_given=jnp.arange(STEPS) < 1,
-        label=label,
-        conditioning=label,
-        noise=jnp.asarray(rng.normal(size=(STEPS, CLIPS, *made.latent_shape(SIZE))), jnp.float32),
-        mask=jnp.ones((STEPS, CLIPS)),
-        target=frames[1:],
-    )
+    x = random_steps(rng, frames, label, made.latent_shape(SIZE))
     return variables, constants, carry, x
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import random_steps
 
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import StepInputs, init_variables
@@ -41,17 +42,7 @@ def make(made, labels="images", n_past=1, seed=0):
     given, given_labels = draw(CLIPS, n_past, *SIZE, 3), draw(CLIPS, n_past, *LABELS[labels])
     constants, carry = made.begin(variables, given, given_labels, True)
     label = draw(STEPS, CLIPS, *LABELS[labels])
-    x = StepInputs(
-        t=1 + jnp.arange(STEPS),
-        previous=frames[:-1],
-        previous_is_true=jnp.ones(STEPS, bool),
-        previous_is_given=jnp.arange(STEPS) < n_past,
-        label=label,
-        conditioning=label,
-        noise=jnp.asarray(rng.normal(size=(STEPS, CLIPS, *made.latent_shape(SIZE))), jnp.float32),
-        mask=jnp.ones((STEPS, CLIPS)),
-        target=frames[1:],
-    )
+    x = random_steps(rng, frames, label, made.latent_shape(SIZE), n_past)
     return variables, constants, carry, x
 
 
@@ -81,7 +72,8 @@ def test_the_drawn_variables_have_the_tree_and_shapes_of_the_network():
     declared = jax.eval_shape(made._network.init, jax.random.key(0), frame, frame)
     drawn = init_variables(made, 0, SIZE)
     assert jax.tree.structure(drawn["params"]) == jax.tree.structure(dict(declared["params"]))
-    jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), drawn["params"], declared["params"])
+    pairs = zip(*map(jax.tree.leaves, (drawn["params"], dict(declared["params"]))), strict=True)
+    assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
     kernel = drawn["params"]["encoder"]["block_1_0"]["conv1"]["kernel"]
     assert kernel.std() == pytest.approx((9 * 8) ** -0.5, rel=0.15)
     other = init_variables(made, 1, SIZE)["params"]["encoder"]["block_1_0"]["conv1"]["kernel"]

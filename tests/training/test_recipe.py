@@ -37,6 +37,13 @@ def small_config(**changes):
     return config
 
 
+def random_batch():
+    """Six clips of three frames of noise, the same at every call."""
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(0, 255, (6, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
+    return batch | {"mask": np.ones(6, np.float32), "index": np.arange(6, dtype=np.int32)}
+
+
 @pytest.fixture
 def data(monkeypatch):
     recordings = {
@@ -55,9 +62,6 @@ def test_one_device_equals_four(feedback):
     config = small_config(**{"model.multiscale.feedback": feedback})
     parts = Components.build(config)
     variables = init_variables(parts.model, 0, (16, 12))
-    rng = np.random.default_rng(0)
-    batch = {name: rng.integers(0, 255, (6, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
-    batch |= {"mask": np.ones(6, np.float32), "index": np.arange(6, dtype=np.int32)}
     results = {}
     for count in (1, 4):
         devices = Devices(jax.local_devices()[:count])
@@ -66,7 +70,7 @@ def test_one_device_equals_four(feedback):
         for number in range(STEPS):
             controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-4)}
             controls["forced"] = np.array([True, number % 2 == 0])
-            state, metrics = step(state, devices.split(pad_to_devices(batch, count)), controls)
+            state, metrics = step(state, devices.split(pad_to_devices(random_batch(), count)), controls)
             history.append({name: float(value) for name, value in metrics.items()})
         results[count] = jax.device_get(state.params), history
     (one, one_history), (four, four_history) = results[1], results[4]
@@ -86,12 +90,9 @@ def test_augmentation_changes_the_step(data):
         devices = Devices(jax.local_devices()[:1])
         step = devices.map_update(make_train_step(*parts.compiled, augmentation=parts.augmentation))
         state = TrainState.create(init_variables(parts.model, 0, (16, 12)), parts.optimizer)
-        rng = np.random.default_rng(0)
-        batch = {name: rng.integers(0, 255, (6, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
-        batch |= {"mask": np.ones(6, np.float32), "index": np.arange(6, dtype=np.int32)}
         controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-4)}
         controls["forced"] = np.ones(2, bool)
-        losses.append(float(step(state, devices.split(batch), controls)[1]["loss"]))
+        losses.append(float(step(state, devices.split(random_batch()), controls)[1]["loss"]))
     assert losses[0] != losses[1]
 
 
@@ -135,7 +136,7 @@ def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path, changes):
 
 @pytest.mark.slow
 def test_the_model_learns_to_move_the_square(data, tmp_path):
-    """In a few hundred steps it beats the nearest training pose on a clip that it has not seen."""
+    """In a few hundred steps it is 3 dB above the mean frame on a clip that it has not seen."""
     config = small_config(
         **{"num_epochs": 12, "data.repeats": 10, "data.clips_per_epoch": 120, "augment.mirror": False}
     )

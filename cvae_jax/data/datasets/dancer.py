@@ -106,8 +106,7 @@ def load(
         splits=tuple(lengths),
         records=functools.partial(paint, Scene(options.seed, size), lengths),
     )
-    key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-    return load_prepared(cache_dir, key, contents)
+    return load_prepared(cache_dir, _key(content), contents)
 
 
 def ceiling(*, split: str, cache_dir: str, frame_size: tuple[int, int] | None, options: Options) -> Ceiling:
@@ -127,11 +126,14 @@ def ceiling(*, split: str, cache_dir: str, frame_size: tuple[int, int] | None, o
         splits=(split,),
         records=lambda split: paint(Scene(options.seed, size), lengths, split, CEILING_DRAWS),
     )
-    key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     return Ceiling(
-        load_prepared(cache_dir, key, contents)[split],
+        load_prepared(cache_dir, _key(content), contents)[split],
         f"mean of each frame over {CEILING_DRAWS} other draws of cloth and light, given the pose",
     )
+
+
+def _key(content: str) -> str:
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 DATA_SET = DataSet(
