@@ -36,7 +36,7 @@ from benchmarks.run import (  # noqa: E402
     describe,
     environment,
     threads,
-    with_loader_section,
+    with_section,
     write,
 )
 from cvae_jax.data.clips import Recording  # noqa: E402
@@ -240,7 +240,7 @@ def main() -> None:
         if not options.quick:
             report |= {"train": train(cache), "machine": describe("grain", "pillow")}
             path = ROOT / "docs" / "benchmarks.md"
-            write(path, with_loader_section(path.read_text(), section(report)))
+            write(path, with_section(path.read_text(), section(report)))
     if options.json is not None:
         write(options.json, json.dumps(report, indent=1) + "\n")
     print(tables(report))

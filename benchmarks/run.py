@@ -38,6 +38,8 @@ FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
 PAUSE_SECONDS = 0.3  # lets the other side's threads fall asleep
 GEMM_SIZE = 2048
 LOADER_HEADING = "## Loader"
+ACCELERATOR_HEADING = "## Accelerator"
+OTHERS = (LOADER_HEADING, ACCELERATOR_HEADING)  # sections of docs/benchmarks.md that other programs write
 FRAMES, LONG = 16, 64
 
 
@@ -418,10 +420,21 @@ In the second epoch of that run the loop waited {idle["input_seconds"]:.3f} s of
 """
 
 
-def with_loader_section(text: str, section: str) -> str:
-    """Return docs/benchmarks.md with its last section, written by benchmarks/loader.py, replaced."""
-    body = text.partition(LOADER_HEADING)[0].rstrip("\n")
-    return f"{body}\n\n{section}" if section else f"{body}\n"
+def with_section(text: str, section: str) -> str:
+    """Return docs/benchmarks.md with the section of the same heading replaced, or with it at the end."""
+    heading = section.partition("\n")[0]
+    parts = [part.rstrip("\n") for part in re.split("(?m)^(?=## )", text)]
+    headings = [part.partition("\n")[0] for part in parts]
+    if heading in headings:
+        parts[headings.index(heading)] = section.rstrip("\n")
+    else:
+        parts.append(section.rstrip("\n"))
+    return "\n\n".join(parts) + "\n"
+
+
+def sections_of_others(text: str) -> list[str]:
+    """Return the sections of docs/benchmarks.md that this program does not write."""
+    return [part for part in re.split("(?m)^(?=## )", text) if part.partition("\n")[0] in OTHERS]
 
 
 def write(path: Path, text: str) -> None:
@@ -462,8 +475,10 @@ def main() -> None:
                 "_loader": loader(cache),
             }
             path = ROOT / "docs" / "benchmarks.md"
-            _, heading, rest = path.read_text().partition(LOADER_HEADING)
-            write(path, with_loader_section(document(report), heading + rest))
+            text = document(report)
+            for section in sections_of_others(path.read_text()):
+                text = with_section(text, section)
+            write(path, text)
     if options.json is not None:
         write(options.json, json.dumps(report, indent=1) + "\n")
     print(table({name: value for name, value in report.items() if not name.startswith("_")}))

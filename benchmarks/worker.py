@@ -34,6 +34,38 @@ def clips(batch: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(rng.integers(0, 256, shape, np.uint8) for _ in range(2))
 
 
+def build(devices, config) -> tuple:
+    """Return (components, initial state on the devices, training step) of a config."""
+    from cvae_jax.config import Components
+    from cvae_jax.models.interface import init_variables
+    from cvae_jax.training.state import TrainState
+    from cvae_jax.training.step import make_train_step
+
+    parts = Components.build(config)
+    variables = init_variables(parts.model, 0, (HEIGHT, WIDTH))
+    state = devices.place(TrainState.create(variables, parts.optimizer))
+    throughout = None if parts.model.sees_previous else True
+    return parts, state, devices.map_update(make_train_step(*parts.compiled, throughout=throughout))
+
+
+def inputs(devices, batch: int, frames: int, teacher_forced: bool) -> tuple[dict, dict]:
+    """Return what a training step takes besides the state: a batch on the devices, and controls."""
+    video, labels = clips(batch, frames)
+    arrays = {
+        "frames": video,
+        "labels": labels,
+        "mask": np.ones(batch, np.float32),
+        "index": np.arange(batch, dtype=np.int32),
+    }
+    controls = {
+        "seed": np.uint32(0),
+        "beta": np.float32(BETA),
+        "learning_rate": np.float32(1e-4),
+        "forced": np.full(frames - 1, teacher_forced),
+    }
+    return devices.split(arrays), controls
+
+
 class Ours:
     """This project's compiled training step and prior rollout, through pmap as `train.py` runs them.
 
@@ -57,16 +89,8 @@ class Ours:
         """Return (components, initial state, training step) of a model."""
         from configs import recommended
         from cvae_jax import defaults
-        from cvae_jax.config import Components
-        from cvae_jax.models.interface import init_variables
-        from cvae_jax.training.state import TrainState
-        from cvae_jax.training.step import make_train_step
 
-        parts = Components.build({"cvae": defaults, "multiscale": recommended}[model].get_config())
-        variables = init_variables(parts.model, 0, (HEIGHT, WIDTH))
-        state = self.devices.place(TrainState.create(variables, parts.optimizer))
-        throughout = None if parts.model.sees_previous else True
-        return parts, state, self.devices.map_update(make_train_step(*parts.compiled, throughout=throughout))
+        return build(self.devices, {"cvae": defaults, "multiscale": recommended}[model].get_config())
 
     def _count(self, event: str, seconds: float, **_: object) -> None:
         self.compilations += event.endswith("backend_compile_duration")
@@ -75,21 +99,7 @@ class Ours:
         _, state, step = self._run(model)
         # The step takes the state's place in memory, and other cases need it.
         state = self.devices.place(copy.deepcopy(state))
-        video, labels = clips(batch, frames)
-        arrays = self.devices.split(
-            {
-                "frames": video,
-                "labels": labels,
-                "mask": np.ones(batch, np.float32),
-                "index": np.arange(batch, dtype=np.int32),
-            }
-        )
-        controls = {
-            "seed": np.uint32(0),
-            "beta": np.float32(BETA),
-            "learning_rate": np.float32(1e-4),
-            "forced": np.full(frames - 1, teacher_forced),
-        }
+        arrays, controls = inputs(self.devices, batch, frames, teacher_forced)
 
         def repeat() -> None:
             nonlocal state

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cvae_jax import models
 from cvae_jax.data import datasets
 from cvae_jax.losses import Objective
-from cvae_jax.models.adversarial import Adversarial, AdversarialOptions
+from cvae_jax.models.adversarial import AdversarialOptions
 from cvae_jax.models.interface import VideoModel
 from cvae_jax.perceptual import i3d, lpips
 from cvae_jax.perceptual.weights import require
@@ -112,11 +112,9 @@ class Components:
         """Unpack and check a config; raises UserError with one sentence naming the field."""
         _check_run(config)
         datasets.check(config.data)
-        model = models.build(config.model, config.precision, AXIS)
         adversarial = AdversarialOptions(**config.adversarial)
         critic = adversarial if adversarial.weight else None
-        if critic is not None:
-            model = Adversarial(model, critic)
+        model = models.build(config.model, config.precision, AXIS, critic)
         rollout = dict(config.rollout)
         if rollout["fold_time"] is None:
             worth_it = model.gradient_crosses_time or not model.sees_previous

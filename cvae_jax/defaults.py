@@ -100,6 +100,7 @@ def get_config() -> ConfigDict:
     config.learning_rate.warmup_epochs = 0  # linear warm-up
 
     config.optimizer = ConfigDict()
+    config.optimizer.kind = "adam"  # or muon
     config.optimizer.b1 = 0.9  # Adam
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8

@@ -154,22 +154,44 @@ def test_loaders_are_compared_round_by_round():
 
 
 def test_each_benchmark_keeps_the_others_part_of_the_document():
-    from benchmarks.run import with_loader_section
+    from benchmarks.run import sections_of_others, with_section
 
-    section = "## Loader\n\nnew\n"
-    whole = with_loader_section("# Benchmarks\n\nold\n\n## Loader\n\nold\n", section)
-    assert whole == f"# Benchmarks\n\nold\n\n{section}"
-    assert with_loader_section("# Benchmarks\n\nold\n", section) == whole
-    assert with_loader_section("# Benchmarks\n\nold\n", "") == "# Benchmarks\n\nold\n"
+    loader, accelerator = "## Loader\n\nnew\n", "## Accelerator\n\nfast\n"
+    own = "# Benchmarks\n\nold\n\n## Speed\n\nold\n"
+    whole = with_section(f"{own}\n## Loader\n\nold\n\n{accelerator}", loader)
+    assert whole == f"{own}\n{loader}\n{accelerator}"
+    assert with_section(with_section(own, loader), accelerator) == whole
+    assert sections_of_others(own) == []
+    text = "# Benchmarks\n\nnew\n"
+    for section in sections_of_others(whole):
+        text = with_section(text, section)
+    assert text == f"# Benchmarks\n\nnew\n\n{loader}\n{accelerator}"
+
+
+def test_steps_are_timed_on_whatever_device_there_is(tmp_path):
+    """Small models; the committed section is that of the committed numbers."""
+    file = tmp_path / "accelerator.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "accelerator.py"), "--tiny", f"--json={file}"]
+    done = subprocess.run(command, check=True, timeout=600, capture_output=True, text=True)
+    found = json.loads(file.read_text())
+    from benchmarks import accelerator
+
+    assert [row["title"] for row in found["cases"]] == [case.title for case in accelerator.cases(tiny=True)]
+    assert all(min(row["ms"]) > 0 and row["frames_per_second"] > 0 for row in found["cases"])
+    assert accelerator.section(found) in done.stdout
+    committed = json.loads((ROOT / "docs" / "benchmarks_accelerator.json").read_text())
+    assert accelerator.section(committed) in (ROOT / "docs" / "benchmarks.md").read_text()
 
 
 @pytest.mark.slow
 def test_quick_writes_its_numbers(tmp_path, reference):
+    from benchmarks import run
+
     file = tmp_path / "quick.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", f"--json={file}"]
     subprocess.run(command, check=True, timeout=600)
     found = json.loads(file.read_text())
-    assert found.keys() == {"train_tf_b2", "train_ar_b2", "rollout_b1"}
+    assert found.keys() == {case.name for case in run.CASES if case.quick_pairs}
     for case in found.values():
         assert min(case["ours_s"], case["torch_s"], case["ratio"]) > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from cvae_jax.models.adversarial import Adversarial, AdversarialOptions
 from cvae_jax.models.cvae import CVAE
 from cvae_jax.models.interface import VideoModel
 from cvae_jax.models.multiscale import Multiscale
@@ -20,8 +21,12 @@ def sections() -> dict[str, ConfigDict]:
     return {kind: section_of(model, exclude=("precision", "axis_name")) for kind, model in KINDS.items()}
 
 
-def build(section: ConfigDict, precision: str, axis_name: str | None) -> VideoModel:
+def build(
+    section: ConfigDict, precision: str, axis_name: str | None, critic: AdversarialOptions | None = None
+) -> VideoModel:
     """Return the model that `config.model` describes; UserError for a kind or value that it cannot be.
+
+    critic: the model comes with a critic of these options (see `adversarial`).
 
     The sections of all kinds are checked, so that a mistake in one that is not used is found as well.
     """
@@ -34,7 +39,8 @@ def build(section: ConfigDict, precision: str, axis_name: str | None) -> VideoMo
         kind: model(**section[kind], precision=precision, axis_name=axis_name)  # type: ignore[call-arg]
         for kind, model in KINDS.items()
     }
-    return built[section.kind]
+    model = built[section.kind]
+    return model if critic is None else Adversarial(model, critic)
 
 
 def from_first_format(stored: dict) -> dict:

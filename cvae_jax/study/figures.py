@@ -195,6 +195,7 @@ def _draw(
     values = values[:, known]
     longest = max(histories, key=len)
     places = known + 1 if x is None else [longest[row][x] for row in known]
+    style |= {"marker": "o"} if known.size == 1 else {}  # a line of one point would not be seen
     axes.plot(places, np.nanmean(values, axis=0), label=label, linewidth=1.3, **style)
     if len(histories) > 1:
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)

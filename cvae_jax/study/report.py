@@ -159,6 +159,13 @@ def per_frame_curves(
     return curves
 
 
+def _seeds(rows: list[dict]) -> str:
+    """Say how many runs a variant has."""
+    least, most = (pick(len(row["seeds"]) for row in rows) for pick in (min, max))
+    number = f"{most}" if least == most else f"{least} to {most}"
+    return f"{number} seed{'s' if most > 1 else ''} each"
+
+
 def render(
     study: ConfigDict,
     rows: list[dict],
@@ -170,7 +177,7 @@ def render(
     base = study.base
     parts = [
         f"# {study.name}",
-        f"{len(study.variants)} variants, {study.seeds} seeds each. The base, which variants change (see "
+        f"{len(study.variants)} variants, {_seeds(rows)}. The base, which variants change (see "
         f"the end): {base.num_epochs} epochs, batch {base.batch_size}, clips of {base.clip_length} frames, "
         f"{base.data.clips_per_epoch or 'all'} clips an epoch, learning rate {base.learning_rate.peak:g} to "
         f"{base.learning_rate.end:g}; model `{base.model.kind}` "

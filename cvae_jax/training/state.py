@@ -9,24 +9,34 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array, Float, PyTree
 
 from cvae_jax.models.adversarial import CRITIC, MODEL, AdversarialOptions
 from cvae_jax.models.interface import Variables
 from cvae_jax.runtime.errors import UserError
 
+KINDS = ("adam", "muon")
+MUON_FROM = 16  # channels, of both the input and the output of a kernel
+MUON_RMS = 0.2  # of an update before the learning rate; about that of Adam
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Adam after clipping to a global norm; the learning rate comes with every step.
+    """Adam or Muon after clipping to a global norm; the learning rate comes with every step.
 
-    With a critic (see `cvae_jax.models.adversarial`) its parameters have an Adam and a norm of their own.
+    Muon (Jordan et al., 2024) takes the momentum of a convolution's kernel as a matrix from (rows, columns,
+    inputs) to outputs and replaces it by the nearest matrix with orthogonal rows or columns, scaled to the
+    size of Adam's steps (Liu et al., 2025), so that Adam's learning rates suit it. Other parameters, and
+    kernels from or to fewer than `MUON_FROM` channels, have Adam. With a critic (see
+    `cvae_jax.models.adversarial`) its parameters have an Adam and a norm of their own.
 
-    Attributes: b1, b2, eps of Adam (Kingma & Ba, 2015); weight_decay, decoupled as in AdamW (Loshchilov &
-    Hutter, 2019), 0 for none; clip_norm, 0 for none; ema_decay of the averaged parameters, 0 for none;
-    critic, the options of a critic or None.
+    Attributes: kind, 'adam' or 'muon'; b1, b2, eps of Adam (Kingma & Ba, 2015); weight_decay, decoupled as in
+    AdamW (Loshchilov & Hutter, 2019), 0 for none; clip_norm, 0 for none; ema_decay of the averaged
+    parameters, 0 for none; critic, the options of a critic or None.
     """
 
+    kind: str = "adam"
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -36,6 +46,8 @@ class Optimizer:
     critic: AdversarialOptions | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"config.optimizer.kind is {self.kind!r}; choose one of {', '.join(KINDS)}.")
         for field in ("b1", "b2", "ema_decay"):
             value = getattr(self, field)
             if not 0 <= value < 1:
@@ -62,11 +74,27 @@ class Optimizer:
 
         Leaf by leaf it would be a thousand small kernels, which are most of the step's compile time.
         """
-        of_model = self._chain(self.b1)
+        of_model = self._muon() if self.kind == "muon" else self._chain(self.b1)
         if self.critic is None:
             return of_model
         of_critic = optax.chain(self._chain(self.critic.b1), optax.scale(self.critic.learning_rate))
         return optax.partition({MODEL: of_model, CRITIC: of_critic}, {MODEL: MODEL, CRITIC: CRITIC})
+
+    def _muon(self) -> optax.GradientTransformation:
+        """Return Muon for kernels with many channels and Adam for the rest."""
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        muon = optax.contrib.muon(
+            learning_rate=1.0,
+            weight_decay=self.weight_decay,
+            muon_weight_dimension_numbers=lambda stacks: jax.tree.map(
+                lambda _: optax.contrib.MuonDimensionNumbers((1, 2, 3), 4), stacks
+            ),
+            consistent_rms=MUON_RMS,
+        )
+        adam = dataclasses.replace(self, kind="adam", clip_norm=0.0, critic=None)
+        # optax's Muon ends with the sign of a descent, which `TrainState.update` gives.
+        each = {"muon": _stacked(optax.chain(muon, optax.scale(-1.0))), "adam": adam.transformation}
+        return optax.chain(clip, optax.partition(each, _kind_of_each))
 
     def _chain(self, b1: float) -> optax.GradientTransformation:
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
@@ -74,6 +102,33 @@ class Optimizer:
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay))
         return optax.flatten(optax.chain(*parts))
+
+
+def _stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return `inner` over stacks of the leaves of one shape: fewer operations, each with more to do."""
+
+    def stack(tree: PyTree) -> dict[str, Array]:
+        leaves: dict[str, list[Array]] = {}
+        for leaf in jax.tree.leaves(tree):
+            leaves.setdefault(str(leaf.shape), []).append(leaf)
+        return {shape: jnp.stack(found) for shape, found in leaves.items()}
+
+    def unstack(stacks: dict[str, Array], like: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(like)
+        found = {shape: iter(stacked) for shape, stacked in stacks.items()}
+        return jax.tree.unflatten(structure, [next(found[str(leaf.shape)]) for leaf in leaves])
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        stacked, state = inner.update(stack(updates), state, None if params is None else stack(params))
+        return unstack(stacked, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(stack(params)), update)
+
+
+def _kind_of_each(params: PyTree) -> PyTree:
+    """Return the kind of optimizer of each parameter."""
+    many = lambda x: x.ndim == 4 and min(x.shape[-2:]) >= MUON_FROM  # noqa: E731
+    return jax.tree.map(lambda x: "muon" if many(x) else "adam", params)
 
 
 @flax.struct.dataclass

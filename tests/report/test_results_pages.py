@@ -112,6 +112,19 @@ def table_rows(page, header):
     return {label.removesuffix(" †"): cells for label, *cells in rows}
 
 
+def test_the_ablation_of_the_recommended_model():
+    rows = study_rows("ablation_multiscale")[0]
+    table = table_rows("ablation.md", "    ")
+    assert [label.split("`")[1] for label in table] == list(rows)
+    for label, cells in table.items():
+        row = rows[label.split("`")[1]]
+        metrics = row["metrics"]
+        wanted = [str(len(row["seeds"])), interval(metrics["psnr"]["prior"], 2)]
+        wanted.append(interval(metrics["psnr"]["difference"], 2, "+"))
+        wanted += [f"{metrics[name]['prior']['mean']:.{METRICS[name]}f}" for name in ("ssim", "lpips")]
+        assert cells == [*wanted, f"{row['gap']['mean']:.2f}", f"{row['kl_nats_per_frame']['mean']:.1f}"]
+
+
 @pytest.mark.parametrize(("header", "scene"), [("  ", None), ("star jump", "star_jump")])
 def test_the_demo(header, scene):
     found = json.loads((RESULTS / "demo" / "results.json").read_text())["rows"]

@@ -1,4 +1,4 @@
-"""The recommended recipe as a whole: the multiscale model, random references, augmentation, AdamW."""
+"""The recommended recipe as a whole: the multiscale model, random references, augmentation, Muon."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def small_config(**changes):
     config.clip_length = 3
     config.data.repeats = 1
     config.data.clips_per_epoch = 12
-    config.model.multiscale.update(widths=(4, 8), latent_channels=2, position_octaves=1)
+    config.model.multiscale.update(widths=(8, 16), latent_channels=2, position_octaves=1)
     config.augment.zoom, config.augment.brightness = 0.1, 0.1
     config.learning_rate.warmup_epochs = 1
     config.eval.update(samples=1, best_of=0, batch_size=2, lpips=False)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from helpers import moving_square, tiny_config
 
@@ -49,6 +50,67 @@ def test_updates_are_those_of_optax_adamw(clip_norm, weight_decay, scale):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours, theirs)
     assert int(state.step) == len(LEARNING_RATES)
     assert state.evaluation_variables["params"] is state.ema
+
+
+def kernels(seed, scale=1.0):
+    """Parameters, or gradients: two kernels of one shape, one of another, one of few channels and a bias."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "a": (3, 3, 16, 24),
+        "b": (3, 3, 16, 24),
+        "c": (1, 1, 24, 16),
+        "out": (3, 3, 24, 4),
+        "bias": (24,),
+    }
+    return {name: jnp.asarray(scale * rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def test_muon_is_that_of_optax_for_kernels_and_adam_for_the_rest():
+    """Stacks of kernels change nothing; kernels of few channels and biases have Adam's step."""
+    optimizer = Optimizer(kind="muon", weight_decay=0.1, clip_norm=1.0)
+    state = TrainState.create({"params": kernels(0), "batch_stats": {}}, optimizer)
+    schedule = lambda count: jnp.asarray(LEARNING_RATES)[count]  # noqa: E731
+    muon = optax.contrib.muon(
+        schedule,
+        weight_decay=0.1,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(
+            lambda _: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), params
+        ),
+        consistent_rms=0.2,
+    )
+    adam = optax.adamw(schedule, weight_decay=0.1)
+    label = {"a": "muon", "b": "muon", "c": "muon", "out": "adam", "bias": "adam"}
+    reference = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.partition({"muon": muon, "adam": adam}, label)
+    )
+    params, memory = kernels(0), reference.init(kernels(0))
+    update = jax.jit(lambda s, g, lr: s.update(optimizer, g, {}, lr))
+    for step, learning_rate in enumerate(LEARNING_RATES):
+        gradients = kernels(step + 1)
+        state = update(state, gradients, jnp.float32(learning_rate))
+        changes, memory = reference.update(gradients, memory, params)
+        params = optax.apply_updates(params, changes)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, params
+        )
+
+
+def test_muons_steps_have_orthogonal_rows_or_columns():
+    """The singular values of a step are nearly equal, whatever those of the gradient are."""
+    optimizer = Optimizer(kind="muon", clip_norm=0.0)
+    rng = np.random.default_rng(0)
+    gradient = rng.normal(size=(3, 3, 16, 24)) * np.geomspace(0.1, 1, 24)
+    params = {"kernel": jnp.zeros((3, 3, 16, 24)), "bias": jnp.zeros(24)}
+    gradients = {"kernel": jnp.asarray(gradient, jnp.float32), "bias": jnp.ones(24)}
+    state = TrainState.create({"params": params, "batch_stats": {}}, optimizer)
+    state = state.update(optimizer, gradients, {}, jnp.float32(1.0))
+    found = np.linalg.svd(np.asarray(state.params["kernel"]).reshape(-1, 24), compute_uv=False)
+    assert found.max() < 2 * found.min()
+    before = np.linalg.svd(gradient.reshape(-1, 24), compute_uv=False)
+    assert before.max() > 5 * before.min()
+    # It descends, with steps of about the size of Adam's.
+    assert np.sum(np.asarray(state.params["kernel"]) * gradient) < 0
+    assert np.sqrt(np.mean(np.square(state.params["kernel"]))) == pytest.approx(0.2, rel=0.2)
 
 
 def test_a_clip_is_overfitted():

@@ -1,0 +1,161 @@
+"""The speed of training steps on this machine's accelerator: python benchmarks/accelerator.py [--tiny].
+
+Times steps of the multiscale model and of the report's CVAE in float32 and bfloat16 on one device, and writes
+the section "Accelerator" of docs/benchmarks.md and docs/benchmarks_accelerator.json. A time is that of
+REPEATS steps dispatched one after the other, until the last is done, over REPEATS; there are ROUNDS of them.
+It takes a few minutes, most of them compilation. --tiny takes every third case, with small models, and writes
+no document: a test of this program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tqdm import tqdm  # noqa: E402
+
+from benchmarks import worker  # noqa: E402
+from benchmarks.run import ACCELERATOR_HEADING, with_section, write  # noqa: E402
+
+REPEATS, ROUNDS = 10, 5
+TINY_REPEATS, TINY_ROUNDS = 1, 2
+TINY = {
+    "multiscale": {"widths": (4, 8)},
+    "cvae": {"frame_features": 8, "label_features": 4, "latent_channels": 4, "decoder_features": 12},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A training step: what it is called, its config and batch."""
+
+    title: str
+    recipe: str  # a module of configs/, or report: the defaults
+    batch: int
+    frames: int
+    precision: str = "float32"
+    optimizer: str = "adam"
+    teacher_forced: bool = True
+    widths: tuple[int, ...] | None = None
+
+
+def cases(tiny: bool = False) -> list[Case]:
+    """Return the timed cases, in the table's order."""
+    small = dict(recipe="recommended", frames=2)
+    found = [Case("multiscale", batch=8, optimizer=kind, **small) for kind in ("adam", "muon")]
+    for precision in ("float32", "bfloat16"):
+        found.append(Case("multiscale", batch=128, precision=precision, optimizer="muon", **small))
+    wide = "multiscale, widths 96, 144, 192"
+    found.append(Case(wide, batch=32, precision="bfloat16", optimizer="muon", widths=(96, 144, 192), **small))
+    for precision in ("float32", "bfloat16"):
+        for forced, title in ((True, "teacher-forced"), (False, "autoregressive")):
+            found.append(
+                Case(f"the report's CVAE, {title}", "report", 10, 16, precision, teacher_forced=forced)
+            )
+    return found[::3] if tiny else found
+
+
+def config_of(case: Case, tiny: bool) -> Any:
+    """Return the config of a case."""
+    from configs import recommended
+    from cvae_jax import defaults
+
+    config = (recommended if case.recipe == "recommended" else defaults).get_config()
+    config.precision, config.optimizer.kind = case.precision, case.optimizer
+    if case.widths:
+        config.model.multiscale.widths = case.widths
+    if tiny:
+        config.model[config.model.kind].update(TINY[config.model.kind])
+    return config
+
+
+def measure(devices: Any, case: Case, tiny: bool) -> dict:
+    """Return the milliseconds of a step in each round, and the seconds of the first step."""
+    _, state, step = worker.build(devices, config_of(case, tiny))
+    batch, frames = (2, min(case.frames, 3)) if tiny else (case.batch, case.frames)
+    arrays, controls = worker.inputs(devices, batch, frames, case.teacher_forced)
+
+    def seconds(repeats: int) -> float:
+        nonlocal state
+        started = time.perf_counter()
+        for _ in range(repeats):
+            state, metrics = step(state, arrays, controls)
+        float(metrics["loss"])
+        return time.perf_counter() - started
+
+    first = seconds(1)
+    seconds(2)
+    repeats, rounds = (TINY_REPEATS, TINY_ROUNDS) if tiny else (REPEATS, ROUNDS)
+    milliseconds = sorted(1e3 * seconds(repeats) / repeats for _ in range(rounds))
+    rate = batch * (frames - 1) / statistics.median(milliseconds) * 1e3
+    return {"ms": milliseconds, "first_seconds": first, "frames_per_second": rate}
+
+
+def section(report: dict) -> str:
+    """Return the section of docs/benchmarks.md."""
+    rows = []
+    for row in report["cases"]:
+        times, of = row["ms"], f"{row['optimizer']}, {row['precision']}"
+        spread = f"{statistics.median(times):.3g} ({min(times):.3g} - {max(times):.3g})"
+        rows.append(
+            f"| {row['title']} | {row['batch']} x {row['frames']} | {of} | {spread} "
+            f"| {row['frames_per_second']:,.0f} |"
+        )
+    packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
+    table = "\n".join(rows)
+    return f"""{ACCELERATOR_HEADING}
+
+Written by `python benchmarks/accelerator.py` on {report["date"]}; the numbers are in
+[benchmarks_accelerator.json](benchmarks_accelerator.json). One {report["device"]}, {packages}. Training steps
+at 32 x 64 from batches that are on the device already: the median of {ROUNDS} rounds of {REPEATS} steps, with
+the least and the largest. Frames per second are predicted frames.
+
+| model | clips x frames | optimizer, precision | ms per step | frames/s |
+| --- | ---: | --- | ---: | ---: |
+{table}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="a few small models, no document")
+    parser.add_argument("--json", type=Path, help="where the numbers go")
+    options = parser.parse_args()
+    from cvae_jax.runtime import platform
+
+    platform.prepare()
+    import jax
+
+    from cvae_jax.runtime.devices import Devices
+
+    devices = Devices(jax.local_devices()[:1])
+    report: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "device": jax.local_devices()[0].device_kind,
+        "packages": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        "cases": [],
+    }
+    for case in tqdm(cases(options.tiny), unit="case"):
+        report["cases"].append(dataclasses.asdict(case) | measure(devices, case, options.tiny))
+    file = options.json or (None if options.tiny else ROOT / "docs" / "benchmarks_accelerator.json")
+    if file is not None:
+        write(file, json.dumps(report, indent=1) + "\n")
+    if not options.tiny:
+        page = ROOT / "docs" / "benchmarks.md"
+        write(page, with_section(page.read_text(), section(report)))
+    print(section(report))
+
+
+if __name__ == "__main__":
+    main()
