@@ -4,8 +4,8 @@ python train.py --config=configs/everybody_dance_now.py --config.data.name=dance
 
 A critic judges each frame with the frame before it and the label, as patches, and its features of a predicted
 frame are to match those of the true one. A clip is a context frame from anywhere in the scene and three
-successive frames, of which the last two are judged. In a run of 3,000 steps this weight changed no metric by more
-than its last digit (docs/objective.md): the logarithm of the error outweighs it.
+successive frames, of which the last two are judged. In a run of 3,000 steps this weight changed no metric
+(docs/objective.md): the logarithm of the error outweighs it.
 """
 
 from configs import recommended
