@@ -2,7 +2,7 @@
 
 python train.py --config=configs/recommended.py --config.data.name=dancer
 
-On two CPU cores, 25 minutes and more; 31.2 dB on the test clips of `dancer` (docs/results/dancer.md).
+36 minutes on one CPU core; 31.4 dB on the test clips of `dancer` (docs/results/dancer.md).
 """
 
 from cvae_jax import defaults
