@@ -2,7 +2,7 @@
 
 python train.py --config=configs/quickstart.py --workdir=runs/demo
 
-Five minutes; 28.8 dB over the five scenes (docs/results/demo.md).
+Four to five minutes; 28.7 dB over the five scenes (docs/results/demo.md).
 """
 
 from configs import recommended
