@@ -2,7 +2,7 @@
 
 python train.py --config=configs/recommended.py --config.data.name=dancer
 
-36 minutes on one CPU core; 31.4 dB on the test clips of `dancer` (docs/results/dancer.md).
+Twenty minutes on two CPU cores, 36 on one; 31.4 dB on the test clips of `dancer` (docs/results/dancer.md).
 """
 
 from cvae_jax import defaults
