@@ -69,7 +69,7 @@ def inputs(devices, batch: int, frames: int, teacher_forced: bool) -> tuple[dict
 class Ours:
     """This project's compiled training step and prior rollout, through pmap as `train.py` runs them.
 
-    The CVAE is that of the report, the multiscale model that of configs/recommended.py.
+    The CVAE is that of the report, the multiscale model that of configs/recommended.py with Adam.
     """
 
     def __init__(self):
@@ -90,7 +90,9 @@ class Ours:
         from configs import recommended
         from cvae_jax import defaults
 
-        return build(self.devices, {"cvae": defaults, "multiscale": recommended}[model].get_config())
+        config = {"cvae": defaults, "multiscale": recommended}[model].get_config()
+        config.optimizer.kind = "adam"  # as on the other side
+        return build(self.devices, config)
 
     def _count(self, event: str, seconds: float, **_: object) -> None:
         self.compilations += event.endswith("backend_compile_duration")
@@ -190,7 +192,8 @@ class Torch:
         from configs import recommended
 
         config = recommended.get_config()
-        made = self.multiscale.Multiscale(config.model.multiscale.widths)
+        options = config.model.multiscale
+        made = self.multiscale.Multiscale(options.widths, options.latent_channels)
         decay = config.optimizer.weight_decay
         return made, self.torch.optim.AdamW(made.parameters(), lr=1e-4, weight_decay=decay)
 
