@@ -1,10 +1,10 @@
 """The speed of training steps on this machine's accelerator: python benchmarks/accelerator.py [--tiny].
 
 Times steps of the multiscale model and of the report's CVAE in float32 and bfloat16 on one device, and writes
-the section "Accelerator" of docs/benchmarks.md and docs/benchmarks_accelerator.json. A time is that of
-REPEATS steps dispatched one after the other, until the last is done, over REPEATS; there are ROUNDS of them.
-It takes a few minutes, most of them compilation. --tiny takes every third case, with small models, and writes
-no document: a test of this program.
+the section "Accelerator" of docs/benchmarks.md and docs/benchmarks_accelerator.json. Each of
+ROUNDS rounds dispatches REPEATS steps, waits for the last one and reports the time per step. The script takes
+a few minutes, mostly for compilation. --tiny runs every case with a small model and leaves docs/ as it is, to
+test the script on a CPU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import statistics
 import sys
 import time
@@ -27,6 +28,7 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks import worker  # noqa: E402
 from benchmarks.run import ACCELERATOR_HEADING, with_section, write  # noqa: E402
+from cvae_jax.runtime.cli import fail  # noqa: E402
 
 REPEATS, ROUNDS = 10, 5
 TINY_REPEATS, TINY_ROUNDS = 1, 2
@@ -50,20 +52,22 @@ class Case:
     widths: tuple[int, ...] | None = None
 
 
-def cases(tiny: bool = False) -> list[Case]:
+def cases() -> list[Case]:
     """Return the timed cases, in the table's order."""
     small = dict(recipe="recommended", frames=2)
     found = [Case("multiscale", batch=8, optimizer=kind, **small) for kind in ("adam", "muon")]
     for precision in ("float32", "bfloat16"):
         found.append(Case("multiscale", batch=128, precision=precision, optimizer="muon", **small))
-    wide = "multiscale, widths 96, 144, 192"
-    found.append(Case(wide, batch=32, precision="bfloat16", optimizer="muon", widths=(96, 144, 192), **small))
+    wide = "multiscale, twice as wide"
+    found.append(
+        Case(wide, batch=32, precision="bfloat16", optimizer="muon", widths=(32, 96, 144, 192), **small)
+    )
     for precision in ("float32", "bfloat16"):
         for forced, title in ((True, "teacher-forced"), (False, "autoregressive")):
             found.append(
                 Case(f"the report's CVAE, {title}", "report", 10, 16, precision, teacher_forced=forced)
             )
-    return found[::3] if tiny else found
+    return found
 
 
 def config_of(case: Case, tiny: bool) -> Any:
@@ -81,7 +85,7 @@ def config_of(case: Case, tiny: bool) -> Any:
 
 
 def measure(devices: Any, case: Case, tiny: bool) -> dict:
-    """Return the milliseconds of a step in each round, and the seconds of the first step."""
+    """Return the milliseconds of a step in each round, ascending, and the seconds of the first step."""
     _, state, step = worker.build(devices, config_of(case, tiny))
     batch, frames = (2, min(case.frames, 3)) if tiny else (case.batch, case.frames)
     arrays, controls = worker.inputs(devices, batch, frames, case.teacher_forced)
@@ -99,7 +103,13 @@ def measure(devices: Any, case: Case, tiny: bool) -> dict:
     repeats, rounds = (TINY_REPEATS, TINY_ROUNDS) if tiny else (REPEATS, ROUNDS)
     milliseconds = sorted(1e3 * seconds(repeats) / repeats for _ in range(rounds))
     rate = batch * (frames - 1) / statistics.median(milliseconds) * 1e3
-    return {"ms": milliseconds, "first_seconds": first, "frames_per_second": rate}
+    return {
+        "ms": milliseconds,
+        "repeats": repeats,
+        "rounds": rounds,
+        "first_seconds": first,
+        "frames_per_second": rate,
+    }
 
 
 def section(report: dict) -> str:
@@ -114,13 +124,15 @@ def section(report: dict) -> str:
         )
     packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
     table = "\n".join(rows)
+    rounds, repeats = report["cases"][0]["rounds"], report["cases"][0]["repeats"]
+    note = f"\n{report['note']}\n" if report["note"] else ""
     return f"""{ACCELERATOR_HEADING}
 
 Written by `python benchmarks/accelerator.py` on {report["date"]}; the numbers are in
-[benchmarks_accelerator.json](benchmarks_accelerator.json). One {report["device"]}, {packages}. Training steps
-at 32 x 64 from batches that are on the device already: the median of {ROUNDS} rounds of {REPEATS} steps, with
-the least and the largest. Frames per second are predicted frames.
-
+[benchmarks_accelerator.json](benchmarks_accelerator.json). One {report["device"]}, {packages}. The table
+gives the time of a training step at 32 x 64, with the batch already on the device: the median of {rounds}
+rounds of {repeats} steps, with the minimum and maximum in parentheses. Frames per second count predicted frames.
+{note}
 | model | clips x frames | optimizer, precision | ms per step | frames/s |
 | --- | ---: | --- | ---: | ---: |
 {table}
@@ -130,8 +142,11 @@ the least and the largest. Frames per second are predicted frames.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="a few small models, no document")
-    parser.add_argument("--json", type=Path, help="where the numbers go")
+    parser.add_argument("--json", type=Path, help="a file for the numbers; docs/ is then left as it is")
+    parser.add_argument("--note", default="", help="a sentence to print with the numbers")
     options = parser.parse_args()
+    if options.json and (options.json.is_dir() or not os.access(options.json.absolute().parent, os.W_OK)):
+        fail(f"--json={options.json} cannot be written; give a file in a folder of yours.")
     from cvae_jax.runtime import platform
 
     platform.prepare()
@@ -139,19 +154,23 @@ def main() -> None:
 
     from cvae_jax.runtime.devices import Devices
 
+    if jax.default_backend() == "cpu" and not options.tiny:
+        fail("JAX finds no accelerator here; --tiny tries this script on the CPU.")
     devices = Devices(jax.local_devices()[:1])
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "device": jax.local_devices()[0].device_kind,
         "packages": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        "note": options.note,
         "cases": [],
     }
-    for case in tqdm(cases(options.tiny), unit="case"):
+    for case in tqdm(cases(), unit="case"):
         report["cases"].append(dataclasses.asdict(case) | measure(devices, case, options.tiny))
-    file = options.json or (None if options.tiny else ROOT / "docs" / "benchmarks_accelerator.json")
-    if file is not None:
-        write(file, json.dumps(report, indent=1) + "\n")
-    if not options.tiny:
+    numbers = json.dumps(report, indent=1) + "\n"
+    if options.json:
+        write(options.json, numbers)
+    elif not options.tiny:
+        write(ROOT / "docs" / "benchmarks_accelerator.json", numbers)
         page = ROOT / "docs" / "benchmarks.md"
         write(page, with_section(page.read_text(), section(report)))
     print(section(report))

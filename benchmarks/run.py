@@ -39,7 +39,7 @@ PAUSE_SECONDS = 0.3  # lets the other side's threads fall asleep
 GEMM_SIZE = 2048
 LOADER_HEADING = "## Loader"
 ACCELERATOR_HEADING = "## Accelerator"
-OTHERS = (LOADER_HEADING, ACCELERATOR_HEADING)  # sections of docs/benchmarks.md that other programs write
+OTHERS = (LOADER_HEADING, ACCELERATOR_HEADING)  # sections of docs/benchmarks.md that other scripts write
 FRAMES, LONG = 16, 64
 
 
@@ -122,7 +122,7 @@ class Side:
         if not line:
             self._log.seek(0)
             said = self._log.read().strip().splitlines() or ["nothing"]
-            fail(f"The worker '{self.name}' ended early; its last words were: {said[-1]}", status=1)
+            fail(f"The worker '{self.name}' ended early; its last line of output was: {said[-1]}", status=1)
         return json.loads(line)
 
     def __enter__(self) -> Side:
@@ -386,8 +386,9 @@ on the parity fixture.
 
 ## Speed
 
-The report's model at full size (128, 32, 12, 192), and the multiscale model of `configs/recommended.py`, of
-which a frame is one step; float32.
+The report's model at full size (128, 32, 12, 192) and the multiscale model of `configs/recommended.py`,
+trained with Adam and without augmentation, in float32. Training clips of the multiscale model have one
+context frame and one predicted frame.
 
 {table({case.name: report[case.name] for case in CASES})}
 
@@ -421,7 +422,7 @@ In the second epoch of that run the loop waited {idle["input_seconds"]:.3f} s of
 
 
 def with_section(text: str, section: str) -> str:
-    """Return docs/benchmarks.md with the section of the same heading replaced, or with it at the end."""
+    """Return the page with the section of the same heading replaced, or with the section appended."""
     heading = section.partition("\n")[0]
     parts = [part.rstrip("\n") for part in re.split("(?m)^(?=## )", text)]
     headings = [part.partition("\n")[0] for part in parts]

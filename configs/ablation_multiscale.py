@@ -1,4 +1,4 @@
-"""What the parts of the recipe are worth on the embedded clips: the demo's with free bits, one change a row.
+"""Ablation of the demo's recipe plus free bits, on the embedded clips: one change per variant.
 
     make env METRICS=1
     python study.py --config=configs/ablation_multiscale.py --workdir=S
@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from configs import quickstart, study
 
-# The report's schedules of beta, to be compared with `no_free_bits`, where beta is 1 throughout.
+# For the report's beta schedules. Compare them with `no_free_bits`, where beta is 1 throughout.
 ANNEALED = {"loss.free_bits": 0.0, "beta.cycle_length": 4.0}
-# Row: what it changes.
+# Each variant and the fields it changes.
 ROWS: dict[str, dict] = {
     "base": {},
     "adam": {"optimizer.kind": "adam"},

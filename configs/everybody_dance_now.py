@@ -2,10 +2,10 @@
 
 python train.py --config=configs/everybody_dance_now.py --config.data.name=dancer
 
-A critic judges each frame with the frame before it and the label, as patches, and its features of a predicted
-frame are to match those of the true one. A clip is a context frame from anywhere in the scene and three
-successive frames, of which the last two are judged. In a run of 3,000 steps this weight changed no metric
-(docs/objective.md): the logarithm of the error outweighs it.
+A critic scores patches of each frame, given the frame before it and the label. The model is also trained
+to match the critic's features of the true frame. A clip is one context frame from anywhere in the scene and
+three successive frames; the critic scores the last two of them. In a run of 3,000 steps this weight changed
+no metric (docs/objective.md), probably because the calibrated loss outweighs it.
 """
 
 from configs import recommended

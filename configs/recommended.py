@@ -13,23 +13,24 @@ def get_config():
     config.name = "recommended"
     config.num_epochs = 50
     config.batch_size = 8
-    # A clip is two frames of one scene: any that is shown to the model, and the one to predict.
+    # A clip is two frames of one scene: a random context frame and the frame to predict.
     config.clip_length = 2
     config.data.reference = "random"
     config.data.stride = 1
-    config.data.repeats = 3  # a short video has a shorter epoch,
-    config.data.clips_per_epoch = 1600  # a long one takes part of its frames
+    config.data.repeats = 3  # epochs of short videos pass over the data three times
+    config.data.clips_per_epoch = 1600  # epochs of long videos use a subset
 
     config.model.kind = "multiscale"
-    config.model.multiscale.update(widths=(48, 72, 96), latent_channels=8, prior_share=0.25)
-    config.augment.shift = 2  # without, later epochs no longer help on clips that were not trained on
-    # The likelihood with the best variance weighs the KL: there is no beta to tune. Free bits keep the latent
-    # in use while the error is still large.
+    # A narrow first level at full resolution, for detail; the wide ones are cheap, at half of it and less.
+    config.model.multiscale.update(patch=1, widths=(16, 48, 72, 96), latent_channels=8, prior_share=0.25)
+    config.augment.shift = 2  # without shifts, later epochs hardly improve validation clips
+    # The calibrated likelihood sets the weight of the KL, so there is no beta to tune. Free bits keep the
+    # latent in use while the error is still large.
     config.loss.reconstruction = "calibrated"
     config.loss.free_bits = 24.0
     config.loss.clamp = False
     config.loss.divide_recon_by_batch = False
-    # Frames do not depend on each other: what is fed back does not matter.
+    # Frames are predicted independently, so teacher forcing has no effect.
     config.teacher_forcing.kind = "constant"
     config.teacher_forcing.initial = 1.0
 
@@ -38,7 +39,7 @@ def get_config():
     config.learning_rate.per = "step"
     config.learning_rate.warmup_epochs = config.get_oneway_ref("num_epochs") // 20  # follows an override
     config.optimizer.kind = "muon"
-    config.optimizer.weight_decay = 1e-4
+    config.optimizer.weight_decay = 0.1
     config.eval.every = 5
     config.checkpoint.save_every = 0
     return config

@@ -15,7 +15,7 @@ def get_config():
     config.num_epochs = 100
     config.batch_size = 64
     config.data.clips_per_epoch = 12_800
-    config.model.multiscale.widths = (192, 256, 384)
+    config.model.multiscale.widths = (64, 192, 256, 384)
     config.model.multiscale.blocks = 3
     config.learning_rate.peak = 1e-3
     return config

@@ -159,11 +159,14 @@ def per_frame_curves(
     return curves
 
 
-def _seeds(rows: list[dict]) -> str:
-    """Say how many runs a variant has."""
+def _seeds(planned: int, rows: list[dict]) -> str:
+    """Say how many runs each variant should have, and how many have scores if that is fewer."""
     least, most = (pick(len(row["seeds"]) for row in rows) for pick in (min, max))
+    said = f"{planned} seed{'s' if planned > 1 else ''} each"
+    if least == planned:
+        return said
     number = f"{most}" if least == most else f"{least} to {most}"
-    return f"{number} seed{'s' if most > 1 else ''} each"
+    return f"{said} planned, of which {number} have scores"
 
 
 def render(
@@ -177,7 +180,7 @@ def render(
     base = study.base
     parts = [
         f"# {study.name}",
-        f"{len(study.variants)} variants, {_seeds(rows)}. The base, which variants change (see "
+        f"{len(study.variants)} variants, {_seeds(study.seeds, rows)}. The base, which variants change (see "
         f"the end): {base.num_epochs} epochs, batch {base.batch_size}, clips of {base.clip_length} frames, "
         f"{base.data.clips_per_epoch or 'all'} clips an epoch, learning rate {base.learning_rate.peak:g} to "
         f"{base.learning_rate.end:g}; model `{base.model.kind}` "
@@ -188,8 +191,7 @@ def render(
         "the frame it predicts: a reconstruction, not a prediction.",
         "### Predictions from the prior, by metric",
         tables.predictions_table(study, rows),
-        "One draw (N = 1), and the best of N draws of each clip by each metric, which looks at the target; "
-        f"N is {base.eval.best_of}." + _compared(study),
+        _draws(base.eval.best_of) + _compared(study),
         columns.direction(columns.metrics_of(row["metrics"] for row in rows)),
         "### Baselines on the same frames",
         tables.baselines_table(baselines),
@@ -203,6 +205,15 @@ def render(
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _draws(best_of: int) -> str:
+    if not best_of:
+        return "One draw (N = 1)."
+    return (
+        "One draw (N = 1), and the best of N draws of each clip by each metric, which looks at the target; "
+        f"N is {best_of}."
+    )
 
 
 def _compared(study: ConfigDict) -> str:

@@ -55,7 +55,8 @@ def results_table(study: ConfigDict, rows: list[dict]) -> str:
 
 def predictions_table(study: ConfigDict, rows: list[dict]) -> str:
     """Return the metrics of the prior's rows as a Markdown table: one line per variant and metric."""
-    header = ["variant", "metric", "N = 1", "95 %", "best of N", "95 %"]
+    shown = OF_THE_PRIOR if study.base.eval.best_of else OF_THE_PRIOR[:1]
+    header = ["variant", "metric", "N = 1", "95 %", "best of N", "95 %"][: 2 + 2 * len(shown)]
     header += [f"minus {study.compare}", "95 %"] if study.compare else []
     lines = []
     for metric in columns.metrics_of(row["metrics"] for row in rows):
@@ -64,7 +65,7 @@ def predictions_table(study: ConfigDict, rows: list[dict]) -> str:
             if entries is None:
                 continue
             cells = [row["variant"], metric.title]
-            for name in OF_THE_PRIOR:
+            for name in shown:
                 cells += _with_interval(entries[name], metric.digits)
             if study.compare:
                 cells += _with_interval(entries["difference"], metric.digits, sign="+")

@@ -59,7 +59,7 @@ def clip_gradients(
 
     throughout: None compiles two forms where the model can fold time, and `forced` chooses. True compiles the
     folded form alone and does not read `forced`: every step sees the true previous frame. False compiles the
-    other one alone.
+    other one alone. A model that does not see previous frames only needs the first.
     """
 
     def reduce(scores: Scores, mask: Array) -> tuple[Scalar, dict[str, Array]]:
@@ -80,6 +80,8 @@ def clip_gradients(
         folded = functools.partial(_through_time, scores_of=_folded_scores)
     if not options.fold_time or model.teacher_forced_chunk is None:
         throughout = False
+    elif not model.sees_previous:
+        throughout = True
     elif throughout is None and forced.ndim == 2:
         # Decisions per clip differ between devices, which must all run the same collective operations.
         throughout = False

@@ -17,23 +17,24 @@ from cvae_jax.models.interface import Variables
 from cvae_jax.runtime.errors import UserError
 
 KINDS = ("adam", "muon")
-MUON_FROM = 16  # channels, of both the input and the output of a kernel
-MUON_RMS = 0.2  # of an update before the learning rate; about that of Adam
+MUON_FROM = 16  # fewest input and output channels of a kernel that Muon updates
+MUON_MOMENTUM, MUON_ITERATIONS = 0.95, 5  # the authors'; the iterations are of Newton and Schulz
+MUON_RMS = 0.2  # RMS of an update before the learning rate is applied; about that of Adam
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Adam or Muon after clipping to a global norm; the learning rate comes with every step.
+    """Adam or Muon after clipping to a global norm; the learning rate is passed to every step.
 
-    Muon (Jordan et al., 2024) takes the momentum of a convolution's kernel as a matrix from (rows, columns,
-    inputs) to outputs and replaces it by the nearest matrix with orthogonal rows or columns, scaled to the
-    size of Adam's steps (Liu et al., 2025), so that Adam's learning rates suit it. Other parameters, and
-    kernels from or to fewer than `MUON_FROM` channels, have Adam. With a critic (see
-    `cvae_jax.models.adversarial`) its parameters have an Adam and a norm of their own.
+    Muon (Jordan et al., 2024) reshapes the momentum of a convolution kernel to a matrix, (rows x columns x
+    inputs) by outputs, and replaces it by approximately the nearest matrix with orthonormal rows or columns,
+    scaled to the size of Adam's steps (Liu et al., 2025), so that Adam's learning rates carry over. Kernels
+    with fewer than `MUON_FROM` input or output channels, and all other parameters, use Adam. A critic's
+    parameters (see `cvae_jax.models.adversarial`) have their own Adam and their own clipping norm.
 
-    Attributes: kind, 'adam' or 'muon'; b1, b2, eps of Adam (Kingma & Ba, 2015); weight_decay, decoupled as in
-    AdamW (Loshchilov & Hutter, 2019), 0 for none; clip_norm, 0 for none; ema_decay of the averaged
-    parameters, 0 for none; critic, the options of a critic or None.
+    Attributes: kind, 'adam' or 'muon'; b1, b2, eps of Adam (Kingma & Ba, 2015), not of Muon; weight_decay,
+    decoupled as in AdamW (Loshchilov & Hutter, 2019), 0 for none; clip_norm, 0 for none; ema_decay of the
+    averaged parameters, 0 for none; critic, the options of a critic or None.
     """
 
     kind: str = "adam"
@@ -70,9 +71,10 @@ class Optimizer:
 
     @property
     def transformation(self) -> optax.GradientTransformation:
-        """The optax chain, before the learning rate, over one vector of all parameters.
+        """The optax transformation, before the learning rate is applied.
 
-        Leaf by leaf it would be a thousand small kernels, which are most of the step's compile time.
+        Adam works on one vector of all its parameters and Muon on stacks of kernels of equal shape: leaf by
+        leaf they would be a thousand small kernels, which are most of the step's compile time.
         """
         of_model = self._muon() if self.kind == "muon" else self._chain(self.b1)
         if self.critic is None:
@@ -82,9 +84,10 @@ class Optimizer:
 
     def _muon(self) -> optax.GradientTransformation:
         """Return Muon for kernels with many channels and Adam for the rest."""
-        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         muon = optax.contrib.muon(
             learning_rate=1.0,
+            beta=MUON_MOMENTUM,
+            ns_steps=MUON_ITERATIONS,
             weight_decay=self.weight_decay,
             muon_weight_dimension_numbers=lambda stacks: jax.tree.map(
                 lambda _: optax.contrib.MuonDimensionNumbers((1, 2, 3), 4), stacks
@@ -92,20 +95,23 @@ class Optimizer:
             consistent_rms=MUON_RMS,
         )
         adam = dataclasses.replace(self, kind="adam", clip_norm=0.0, critic=None)
-        # optax's Muon ends with the sign of a descent, which `TrainState.update` gives.
+        # optax's Muon already negates its updates; undo that, because `TrainState.update` negates them.
         each = {"muon": _stacked(optax.chain(muon, optax.scale(-1.0))), "adam": adam.transformation}
-        return optax.chain(clip, optax.partition(each, _kind_of_each))
+        return optax.chain(self._clip, optax.partition(each, kind_of_each))
+
+    @property
+    def _clip(self) -> optax.GradientTransformation:
+        return optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
 
     def _chain(self, b1: float) -> optax.GradientTransformation:
-        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        parts = [clip, optax.scale_by_adam(b1, self.b2, self.eps)]
+        parts = [self._clip, optax.scale_by_adam(b1, self.b2, self.eps)]
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay))
         return optax.flatten(optax.chain(*parts))
 
 
 def _stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Return `inner` over stacks of the leaves of one shape: fewer operations, each with more to do."""
+    """Return `inner` applied to stacks of equally shaped leaves: fewer, larger operations."""
 
     def stack(tree: PyTree) -> dict[str, Array]:
         leaves: dict[str, list[Array]] = {}
@@ -119,14 +125,15 @@ def _stacked(inner: optax.GradientTransformation) -> optax.GradientTransformatio
         return jax.tree.unflatten(structure, [next(found[str(leaf.shape)]) for leaf in leaves])
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
-        stacked, state = inner.update(stack(updates), state, None if params is None else stack(params))
+        with jax.default_matmul_precision("highest"):  # of Muon's products
+            stacked, state = inner.update(stack(updates), state, None if params is None else stack(params))
         return unstack(stacked, updates), state
 
     return optax.GradientTransformation(lambda params: inner.init(stack(params)), update)
 
 
-def _kind_of_each(params: PyTree) -> PyTree:
-    """Return the kind of optimizer of each parameter."""
+def kind_of_each(params: PyTree) -> PyTree:
+    """Return 'muon' or 'adam' for each parameter of a model that `Optimizer(kind='muon')` trains."""
     many = lambda x: x.ndim == 4 and min(x.shape[-2:]) >= MUON_FROM  # noqa: E731
     return jax.tree.map(lambda x: "muon" if many(x) else "adam", params)
 
@@ -172,7 +179,7 @@ class TrainState:
         batch_stats: PyTree,
         learning_rate: Float[Array, ""],
     ) -> TrainState:
-        """Return the state after one step of Adam with the given (global) gradients."""
+        """Return the state after one optimizer step with the given (global) gradients."""
         updates, opt_state = optimizer.transformation.update(gradients, self.opt_state, self.params)
         params = optax.apply_updates(self.params, jax.tree.map(lambda u: -learning_rate * u, updates))
         ema = self.ema
