@@ -131,7 +131,8 @@ def section(report: dict) -> str:
 Written by `python benchmarks/accelerator.py` on {report["date"]}; the numbers are in
 [benchmarks_accelerator.json](benchmarks_accelerator.json). One {report["device"]}, {packages}. The table
 gives the time of a training step at 32 x 64, with the batch already on the device: the median of {rounds}
-rounds of {repeats} steps, with the minimum and maximum in parentheses. Frames per second count predicted frames.
+rounds of {repeats} steps, with the minimum and maximum in parentheses. Frames per second count predicted
+frames.
 {note}
 | model | clips x frames | optimizer, precision | ms per step | frames/s |
 | --- | ---: | --- | ---: | ---: |

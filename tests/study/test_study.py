@@ -24,6 +24,7 @@ from cvae_jax import train as training
 from cvae_jax.report.columns import metrics_of
 from cvae_jax.runtime.errors import NonFiniteError, UserError
 from cvae_jax.runtime.files import exclusive
+from cvae_jax.study import report
 from cvae_jax.study import run as studies
 from cvae_jax.study.summary import _metrics, mean_interval
 from cvae_jax.train import open_run
@@ -99,6 +100,7 @@ def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path, monkeypatc
     assert [re.search(r"/(\d)", figure).group(1) for figure in figures] == list("1234567")
     assert all((tmp_path / figure).stat().st_size > 5000 for figure in figures)
     assert "nearest_pose" in report and "step_draws" in report
+    assert "3 variants, 2 seeds each." in report and "best of N draws" in report
     assert re.search(rf"\| linear +\| +SSIM +\| +{b['prior']['mean']:.3f} \|", report)
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 7 and 'src="figures' not in page
@@ -110,6 +112,21 @@ def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path, monkeypatc
     study.seeds = 3  # more seeds go on with what is there
     studies.run_study(study, tmp_path, jax.local_devices()[:1])
     assert sorted(runs_made) == sorted(f"{v}_2" for v in study.variants)
+
+
+def test_a_report_tells_seeds_without_scores_and_has_no_best_of_0():
+    study = tiny_study()
+    study.seeds, study.base.eval.best_of = 3, 0
+    entry = {"mean": 20.0, "ci95": None}
+    metrics = {"psnr": {"prior": entry, "prior_best_of_N": None, "difference": None}}
+    rows = [
+        {"variant": name, "seeds": seeds, "stopped": 0, "metrics": metrics}
+        for name, seeds in (("none", [0, 1]), ("linear", [0]), ("step_draws", []))
+    ]
+    text = report.render(study, rows, {}, [], {})
+    assert "3 variants, 3 seeds each planned, of which 0 to 2 have scores." in text
+    assert "One draw (N = 1)." in text and "best of" not in text
+    assert re.search(r"\| none +\| PSNR.* \| +20.00 \|", text)
 
 
 def test_an_interrupted_study_equals_an_uninterrupted_one(data, tmp_path, monkeypatch):

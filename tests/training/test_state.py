@@ -6,12 +6,15 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from flax.traverse_util import flatten_dict
 from helpers import moving_square, tiny_config
 
+from configs import quickstart, recommended
 from cvae_jax.config import Components
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime.devices import Devices
-from cvae_jax.training.state import Optimizer, TrainState
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.training.state import Optimizer, TrainState, kind_of_each
 from cvae_jax.training.step import make_train_step
 
 LEARNING_RATES = (1e-2, 3e-3, 0.0, 5e-2)
@@ -111,6 +114,55 @@ def test_muons_steps_have_orthogonal_rows_or_columns():
     # It descends, with steps of about the size of Adam's.
     assert np.sum(np.asarray(state.params["kernel"]) * gradient) < 0
     assert np.sqrt(np.mean(np.square(state.params["kernel"]))) == pytest.approx(0.2, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "narrow"),
+    [
+        (quickstart, {"from_latent", "posterior_encoder/stem", "posterior_head/out", "prior_head/out"}),
+        (recommended, {"from_latent", "posterior_encoder/stem", "decoder/out"}),
+    ],
+)
+def test_muon_has_the_kernels_of_the_recommended_models_but_the_narrow_ones(recipe, narrow):
+    model = Components.build(recipe.get_config()).model
+    params = init_variables(model, 0, (32, 64))["params"]
+    kinds = flatten_dict(kind_of_each(params), sep="/")
+    kernels = {name for name, leaf in flatten_dict(params, sep="/").items() if leaf.ndim == 4}
+    assert {name for name in kernels if kinds[name] == "adam"} == {f"{name}/kernel" for name in narrow}
+    assert {kinds[name] for name in kinds.keys() - kernels} == {"adam"}
+
+
+@pytest.mark.parametrize("kind", ["cvae", "svg", "multiscale"])
+def test_muon_trains_every_model(kind):
+    """With kernels wide enough to have it."""
+    config = tiny_config()
+    config.model.kind, config.optimizer.kind, config.optimizer.clip_norm = kind, "muon", 0.0
+    config.model.cvae.update(frame_features=16, label_features=16, latent_channels=4, decoder_features=16)
+    config.model.svg.update(width=16, code_size=16, rnn_size=16, latents=4)
+    config.model.multiscale.update(widths=(16, 16))
+    parts = Components.build(config)
+    before = TrainState.create(init_variables(parts.model, 0, (64, 64)), parts.optimizer)
+    kinds = jax.tree.leaves(kind_of_each(before.params))
+    assert {"muon", "adam"} == set(kinds)
+    gradients = jax.tree.map(jnp.ones_like, before.params)
+    after = before.update(parts.optimizer, gradients, before.batch_stats, jnp.float32(0.1))
+    for one, other in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True):
+        assert np.isfinite(other).all() and not np.array_equal(one, other)
+
+
+def test_muons_products_are_in_full_precision():
+    """Accelerators otherwise multiply float32 matrices with the precision of TensorFloat-32 or bfloat16."""
+    optimizer = Optimizer(kind="muon")
+    state = TrainState.create({"params": kernels(0), "batch_stats": {}}, optimizer)
+    update = jax.jit(lambda s, g: s.update(optimizer, g, {}, jnp.float32(1.0)))
+    text = update.trace(state, kernels(1)).lower(lowering_platforms=("cuda",)).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(UserError, match="config.optimizer.kind is 'lion'; choose one of adam, muon"):
+        Optimizer(kind="lion")
 
 
 def test_a_clip_is_overfitted():
