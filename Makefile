@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help env demo test bench bench-loader lint clean
+.PHONY: help env demo test bench bench-loader bench-accelerator lint clean
 
 help:
 	@echo "make env    make .venv from requirements.txt (METRICS=1: with the weights of LPIPS and FVD, 115 MB)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test   run the fast tests"
 	@echo "make bench  compare speed and memory with PyTorch (half an hour; BENCH=--quick: minutes)"
 	@echo "make bench-loader  compare the loaders with PyTorch's (ten minutes; BENCH=--quick: two)"
+	@echo "make bench-accelerator  time training steps on this machine's accelerator (minutes)"
 	@echo "make lint   check the style, the formatting and the types"
 	@echo "make clean  remove caches (never runs/ or data/)"
 
@@ -47,6 +48,9 @@ bench: $(VENV)/.dev
 
 bench-loader: $(VENV)/.dev
 	$(RUN) benchmarks/loader.py $(BENCH)
+
+bench-accelerator: env
+	$(RUN) benchmarks/accelerator.py $(BENCH)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -47,7 +47,7 @@ LAB_FRAMES, LAB_VALIDATION = 23410, 630
 ROUNDS, QUICK_ROUNDS = 7, 3
 WORKERS = (0, 2)  # of the DataLoader
 HOST = {"plain NumPy": None, "grain, no thread": 0, "grain, 1 thread": 1, "grain, 2 threads": 2}
-STEPS = {20.0: 50, 4.0: 250}  # milliseconds of the stand-in for a step (quickstart's takes 200): how many
+STEPS = {20.0: 50, 4.0: 250}  # milliseconds of the stand-in for a step (quickstart's takes 50): how many
 QUICKSTART = ("--config=configs/quickstart.py", "--config.num_epochs=2", "--config.eval.every=9")
 
 
