@@ -2,7 +2,7 @@
 
 python train.py --config=configs/own_video.py --config.data.dir=data/me
 
-Five minutes on two CPU cores for frames of 64 x 32, whatever the length of the video.
+Training takes about 4 minutes on two idle CPU cores for frames of 64 x 32, whatever the length of the video.
 """
 
 from configs import quickstart

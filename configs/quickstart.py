@@ -2,7 +2,8 @@
 
 python train.py --config=configs/quickstart.py --workdir=runs/demo
 
-Four to five minutes; 28.7 dB over the five scenes (docs/results/demo.md).
+Training takes about 4 minutes on two idle cores and reaches 28.7 dB over the five scenes
+(docs/results/demo.md).
 """
 
 from configs import recommended

@@ -6,6 +6,8 @@ import json
 import pytest
 from helpers import ROOT
 
+from cvae_jax.study.summary import mean_interval
+
 RESULTS = ROOT / "docs" / "results"
 
 
@@ -149,6 +151,21 @@ def test_the_dancer():
         wanted = [interval({"mean": row["psnr"], "ci95": row["psnr_ci95"]}, 2), way]
         digits = {"ssim": 3, "lpips": 4, "psnr_person": 2, "ssim_person": 3}
         assert cells == wanted + [f"{row[metric]:.{n}f}" for metric, n in digits.items()], name
+
+
+def test_the_dancer_by_seed():
+    found = json.loads((RESULTS / "dancer" / "seeds.json").read_text())
+    table = table_rows("dancer.md", "test, by seed")
+    assert table.keys() == {"prior", "prior_mean", "posterior"}
+
+    def summary(split, row, metric, digits):
+        mean, around = mean_interval([of[split]["rows"][row][metric] for of in found.values()])
+        return interval({"mean": mean, "ci95": around}, digits)
+
+    for name, cells in table.items():
+        each = ", ".join(f"{of['test']['rows'][name]['psnr']:.2f}" for of in found.values())
+        wanted = [summary("test", name, metric, n) for metric, n in METRICS.items()]
+        assert cells == [each, *wanted, summary("validation", name, "psnr", 2)]
 
 
 @pytest.mark.parametrize(("run", "first"), [("demo", "| `make demo` "), ("dancer", "| `train.py --config")])
