@@ -33,7 +33,7 @@ from cvae_jax.runtime.cli import fail  # noqa: E402
 REPEATS, ROUNDS = 10, 5
 TINY_REPEATS, TINY_ROUNDS = 1, 2
 TINY = {
-    "multiscale": {"widths": (4, 8)},
+    "multiscale": {"widths": (16, 16)},
     "cvae": {"frame_features": 8, "label_features": 4, "latent_channels": 4, "decoder_features": 12},
 }
 
@@ -142,12 +142,14 @@ frames.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="a few small models, no document")
+    parser.add_argument(
+        "--tiny", action="store_true", help="every case with a small model; leave docs/ as it is"
+    )
     parser.add_argument("--json", type=Path, help="a file for the numbers; docs/ is then left as it is")
     parser.add_argument("--note", default="", help="a sentence to print with the numbers")
     options = parser.parse_args()
     if options.json and (options.json.is_dir() or not os.access(options.json.absolute().parent, os.W_OK)):
-        fail(f"--json={options.json} cannot be written; give a file in a folder of yours.")
+        fail(f"--json={options.json} cannot be written; give a file in a folder that you can write to.")
     from cvae_jax.runtime import platform
 
     platform.prepare()
@@ -156,7 +158,7 @@ def main() -> None:
     from cvae_jax.runtime.devices import Devices
 
     if jax.default_backend() == "cpu" and not options.tiny:
-        fail("JAX finds no accelerator here; --tiny tries this script on the CPU.")
+        fail("JAX finds no accelerator. Install the matching jax[cuda13] or jax[tpu], or try --tiny.")
     devices = Devices(jax.local_devices()[:1])
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),

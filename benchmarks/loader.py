@@ -39,6 +39,7 @@ from benchmarks.run import (  # noqa: E402
     with_section,
     write,
 )
+from configs import quickstart  # noqa: E402
 from cvae_jax.data.clips import Recording  # noqa: E402
 from cvae_jax.data.datasets import dancer, frame_folder  # noqa: E402
 from cvae_jax.runtime.cli import fail, guarded  # noqa: E402
@@ -206,7 +207,7 @@ by the loader as in `train.py`, and then the same batch again and again. The fir
 one over the other; the second is what the host spends in `next`, while the step before is still running; on
 a CPU copying and computing share the cores.
 
-`train.py {" ".join(QUICKSTART)}` (batches of 2):
+`train.py {" ".join(QUICKSTART)}` (batches of {quickstart.get_config().batch_size}):
 in the second epoch the loop waited {waited:.2f} s of {trained:.1f} s for batches and what goes with them
 ({waited / trained:.2%}).
 """

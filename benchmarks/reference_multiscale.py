@@ -141,38 +141,44 @@ class Gaussian(nn.Module):
 class Multiscale(nn.Module):
     """The default of `cvae_jax.models.multiscale.Multiscale` for label images."""
 
-    def __init__(self, widths: tuple[int, ...] = (32, 48, 64), latents: int = 4, octaves: int = 4):
+    def __init__(
+        self, widths: tuple[int, ...] = (32, 48, 64), latents: int = 4, octaves: int = 4, patch: int = 2
+    ):
         super().__init__()
-        places = 4 * octaves
-        self.octaves = octaves
-        self.context_encoder = ContextEncoder(4 * (6 + places), widths)
-        self.encoder = Encoder(4 * (3 + places), widths)
-        self.decoder = Decoder(widths, 4 * 4)
-        self.posterior_encoder = PosteriorEncoder(4 * 3, widths)
+        places, pixels = 4 * octaves, patch**2
+        self.octaves, self.patch = octaves, patch
+        self.context_encoder = ContextEncoder(pixels * (6 + places), widths)
+        self.encoder = Encoder(pixels * (3 + places), widths)
+        self.decoder = Decoder(widths, pixels * 4)
+        self.posterior_encoder = PosteriorEncoder(pixels * 3, widths)
         self.posterior_head = Gaussian(2 * widths[-1], latents)
         self.prior_head = Gaussian(widths[-1], latents)
         self.from_latent = nn.Conv2d(latents, widths[-1], 1)
 
     def context(self, frame: Tensor, label: Tensor) -> Maps:
         """Return the maps of a context frame with its label."""
-        return self.context_encoder(space_to_depth(torch.cat([frame, label, self._places(frame)], 1)))
+        return self.context_encoder(self._blocks(torch.cat([frame, label, self._places(frame)], 1)))
 
     def forward(
         self, context: Maps, frame: Tensor, label: Tensor, noise: Tensor, target: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return (predicted frame, KL of each frame); z comes from the posterior where there is a target."""
-        maps = self.encoder(space_to_depth(torch.cat([label, self._places(label)], 1)), context)
+        maps = self.encoder(self._blocks(torch.cat([label, self._places(label)], 1)), context)
         prior = mean, logvar = self.prior_head(maps[-1])
         kl = torch.zeros(len(label))
         if target is not None:
-            of_target = self.posterior_encoder(space_to_depth(target))
+            of_target = self.posterior_encoder(self._blocks(target))
             mean, logvar = self.posterior_head(torch.cat([of_target, maps[-1]], 1))
             widths, distance = logvar - prior[1], (mean - prior[0]) ** 2 * torch.exp(-prior[1])
             kl = -0.5 * (1 + widths - distance - widths.exp()).sum((1, 2, 3))
         x = maps[-1] + self.from_latent(mean + torch.exp(0.5 * logvar) * noise)
-        drawn, logits = depth_to_space(self.decoder(x, maps[:-1])).split([3, 1], 1)
+        x = self.decoder(x, maps[:-1])
+        drawn, logits = (depth_to_space(x) if self.patch == 2 else x).split([3, 1], 1)
         keep = torch.sigmoid(logits + 1.0)
         return keep * frame + (1 - keep) * torch.sigmoid(drawn), kl
+
+    def _blocks(self, image: Tensor) -> Tensor:
+        return space_to_depth(image) if self.patch == 2 else image
 
     def _places(self, image: Tensor) -> Tensor:
         n, _, height, width = image.shape

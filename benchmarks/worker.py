@@ -194,7 +194,7 @@ class Torch:
 
         config = recommended.get_config()
         options = config.model.multiscale
-        made = self.multiscale.Multiscale(options.widths, options.latent_channels)
+        made = self.multiscale.Multiscale(options.widths, options.latent_channels, patch=options.patch)
         decay = config.optimizer.weight_decay
         return made, self.torch.optim.AdamW(made.parameters(), lr=1e-4, weight_decay=decay)
 

@@ -203,7 +203,8 @@ def test_shares_of_a_products_rate():
     assert shares.keys() == {"train_tf_b2", "rollout_b1"} and all(0 < s < 2 for s in shares.values())
 
 
-def test_the_multiscale_reference_computes_what_our_model_does():
+@pytest.mark.parametrize("patch", [1, 2])
+def test_the_multiscale_reference_computes_what_our_model_does(patch):
     torch = pytest.importorskip("torch", reason="the reference needs requirements-dev.txt")
     import jax.numpy as jnp
 
@@ -212,9 +213,9 @@ def test_the_multiscale_reference_computes_what_our_model_does():
     from cvae_jax.models.interface import StepInputs, init_variables
     from cvae_jax.models.multiscale import Multiscale
 
-    ours = Multiscale(widths=(8, 12, 16))
+    ours = Multiscale(widths=(8, 12, 16), patch=patch)
     variables = init_variables(ours, 0, (16, 24))
-    theirs = reference_multiscale.Multiscale((8, 12, 16))
+    theirs = reference_multiscale.Multiscale((8, 12, 16), patch=patch)
     reference_multiscale.load(theirs, variables["params"])
     rng = np.random.default_rng(0)
     frame, own_label, label, target = (rng.random((2, 16, 24, 3)).astype(np.float32) for _ in range(4))

@@ -24,10 +24,6 @@ def protocol(
     definitions: of the metrics besides PSNR and SSIM, or why they were not measured.
     """
     recordings = data[split]
-    best_of = {
-        "prior_best_of_N": f"N = {config.eval.best_of}; per clip and metric the draw with the best mean over "
-        "frames (looks at the target to choose); the row prior is N = 1"
-    }
     return {
         "split": split,
         "n_past": config.n_past,
@@ -36,7 +32,8 @@ def protocol(
         "rollout": "autoregressive from the first n_past true frames",
         "model": config.model.kind,
         "prior": f"z from the model's prior, one draw; mean of {config.eval.samples} draws",
-        **(best_of if config.eval.best_of else {}),
+        "prior_best_of_N": f"N = {config.eval.best_of}; per clip and metric the draw with the best mean over "
+        "frames (looks at the target to choose); the row prior is N = 1",
         "prior_mean": "z is the mean of the prior (temperature 0)",
         "posterior": "z from the posterior of the frame being predicted (sees the target), one draw",
         "samples": config.eval.samples,

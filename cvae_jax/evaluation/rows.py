@@ -95,7 +95,7 @@ def rows(scores: dict[str, list[ClipScores]], options: EvaluationOptions) -> lis
 
 
 def _with_way_to_ceiling(rows: list[dict]) -> list[dict]:
-    """Add to the rows of predictions their part of the way from nearest_pose to the ceiling, in PSNR."""
+    """Add to the rows of predictions the share of the PSNR gap from nearest_pose to the ceiling."""
     psnr = {row["name"]: row["psnr"] for row in rows}
     if "ceiling" not in psnr or "nearest_pose" not in psnr:
         return rows

@@ -12,7 +12,7 @@ _MARK = "†"
 SAMPLES_COINCIDE = "The samples coincide: the latent does not change the video."
 COINCIDE_DB = 60.0
 _OVER = {"ci95": "95 % over clips", "seed_std": "over draws"}
-_WAY = "Of the way: from nearest_pose (0 %) to the ceiling (100 %), in PSNR."
+_WAY = "Share of gap: of the PSNR between nearest_pose (0 %) and the ceiling (100 %)."
 _FOOTNOTE = f"{_MARK} sees the frame it predicts, or the true frame before it: not a prediction."
 
 
@@ -154,7 +154,7 @@ def _table(rows: Sequence[dict]) -> str:
     for metric in metrics_of(rows):
         if metric is SSIM and any("way_to_ceiling" in row for row in rows):
             share = [row.get("way_to_ceiling") for row in rows]
-            add("of the way", [_MISSING if x is None else f"{100 * x:.0f} %" for x in share])
+            add("share of gap", [_MISSING if x is None else f"{100 * x:.0f} %" for x in share])
         always = metric in (PSNR, SSIM)
         numbers = [row[metric.name] if always else row.get(metric.name) for row in rows]
         add(metric.title, [number(value, metric.digits) for value in numbers])

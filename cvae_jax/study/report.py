@@ -162,11 +162,11 @@ def per_frame_curves(
 def _seeds(planned: int, rows: list[dict]) -> str:
     """Say how many runs each variant should have, and how many have scores if that is fewer."""
     least, most = (pick(len(row["seeds"]) for row in rows) for pick in (min, max))
-    said = f"{planned} seed{'s' if planned > 1 else ''} each"
+    said = f"{planned} seed{'s' if planned > 1 else ''}"
     if least == planned:
-        return said
+        return f"{said} each"
     number = f"{most}" if least == most else f"{least} to {most}"
-    return f"{said} planned, of which {number} have scores"
+    return f"{said} planned for each, {number} of them scored so far"
 
 
 def render(
@@ -198,7 +198,7 @@ def render(
         "## Figures",
         *(f"![{caption}]({file})\n\n{caption}" for file, caption in pictures),
         "## Protocol",
-        protocol_card(protocol),
+        protocol_card({k: v for k, v in protocol.items() if base.eval.best_of or k != "prior_best_of_N"}),
         "## Variants",
         "\n".join(
             f"- `{name}`: {_changes(study.changes[name].to_dict()) or 'the base'}" for name in study.variants

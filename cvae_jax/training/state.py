@@ -18,7 +18,7 @@ from cvae_jax.runtime.errors import UserError
 
 KINDS = ("adam", "muon")
 MUON_FROM = 16  # fewest input and output channels of a kernel that Muon updates
-MUON_MOMENTUM, MUON_ITERATIONS = 0.95, 5  # the authors'; the iterations are of Newton and Schulz
+MUON_MOMENTUM, MUON_ITERATIONS = 0.95, 5  # the authors' values; Newton-Schulz iterations
 MUON_RMS = 0.2  # RMS of an update before the learning rate is applied; about that of Adam
 
 
@@ -74,7 +74,7 @@ class Optimizer:
         """The optax transformation, before the learning rate is applied.
 
         Adam works on one vector of all its parameters and Muon on stacks of kernels of equal shape: leaf by
-        leaf they would be a thousand small kernels, which are most of the step's compile time.
+        leaf they would compile to a thousand small operations, which would take most of the compile time.
         """
         of_model = self._muon() if self.kind == "muon" else self._chain(self.b1)
         if self.critic is None:
@@ -125,7 +125,7 @@ def _stacked(inner: optax.GradientTransformation) -> optax.GradientTransformatio
         return jax.tree.unflatten(structure, [next(found[str(leaf.shape)]) for leaf in leaves])
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
-        with jax.default_matmul_precision("highest"):  # of Muon's products
+        with jax.default_matmul_precision("highest"):  # for Muon's matrix products
             stacked, state = inner.update(stack(updates), state, None if params is None else stack(params))
         return unstack(stacked, updates), state
 

@@ -372,10 +372,10 @@ def test_the_way_to_the_ceiling_is_a_column_where_it_is_known():
     text = results_table({"protocol": {}, "rows": rows})
     table = text.split("### Results")[1].strip().splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    place = cells[0].index("of the way")
+    place = cells[0].index("share of gap")
     assert (cells[2][place], cells[3][place]) == ("63 %", "-")
-    assert "Of the way: from nearest_pose (0 %) to the ceiling (100 %), in PSNR." in text
-    assert "of the way" not in results_table({"protocol": {}, "rows": [result("prior", 30.0)]}).lower()
+    assert "Share of gap: of the PSNR between nearest_pose (0 %) and the ceiling (100 %)." in text
+    assert "share of gap" not in results_table({"protocol": {}, "rows": [result("prior", 30.0)]}).lower()
 
 
 def test_other_metrics_have_columns_where_they_hold_a_number():

@@ -123,8 +123,8 @@ def test_a_report_tells_seeds_without_scores_and_has_no_best_of_0():
         {"variant": name, "seeds": seeds, "stopped": 0, "metrics": metrics}
         for name, seeds in (("none", [0, 1]), ("linear", [0]), ("step_draws", []))
     ]
-    text = report.render(study, rows, {}, [], {})
-    assert "3 variants, 3 seeds each planned, of which 0 to 2 have scores." in text
+    text = report.render(study, rows, {}, [], {"prior_best_of_N": "N = 0; best of none"})
+    assert "3 variants, 3 seeds planned for each, 0 to 2 of them scored so far." in text
     assert "One draw (N = 1)." in text and "best of" not in text
     assert re.search(r"\| none +\| PSNR.* \| +20.00 \|", text)
 
