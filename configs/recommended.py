@@ -2,8 +2,8 @@
 
 python train.py --config=configs/recommended.py --config.data.name=dancer
 
-Training takes 46 minutes on one CPU core; the prior's mean reaches 31.8 dB on the test clips of `dancer`
-(docs/results/dancer.md).
+Training takes about 27 minutes on two idle CPU cores; the prior's mean reaches 31.8 dB on the test clips of
+`dancer` (docs/results/dancer.md).
 """
 
 from cvae_jax import defaults
