@@ -1,10 +1,10 @@
 """The speed of training steps on this machine's accelerator: python benchmarks/accelerator.py [--tiny].
 
 Times steps of the multiscale model and of the report's CVAE in float32 and bfloat16 on one device, and writes
-the section "Accelerator" of docs/benchmarks.md and docs/benchmarks_accelerator.json. Each of
-ROUNDS rounds dispatches REPEATS steps, waits for the last one and reports the time per step. The script takes
-a few minutes, mostly for compilation. --tiny runs every case with a small model and leaves docs/ as it is, to
-test the script on a CPU.
+the section "Accelerator" of docs/benchmarks.md and docs/benchmarks_accelerator.json. Each of ROUNDS rounds
+dispatches REPEATS steps, waits for the last one and reports the time per step. The script takes a few
+minutes, mostly for compilation. --tiny runs every case with a small model and leaves docs/ as it is, to test
+the script on a CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks import worker  # noqa: E402
-from benchmarks.run import ACCELERATOR_HEADING, with_section, write  # noqa: E402
+from benchmarks.pages import ACCELERATOR_HEADING, refuse_unwritable, with_section, write  # noqa: E402
 from cvae_jax.runtime.cli import fail  # noqa: E402
 
 REPEATS, ROUNDS = 10, 5
@@ -103,13 +102,7 @@ def measure(devices: Any, case: Case, tiny: bool) -> dict:
     repeats, rounds = (TINY_REPEATS, TINY_ROUNDS) if tiny else (REPEATS, ROUNDS)
     milliseconds = sorted(1e3 * seconds(repeats) / repeats for _ in range(rounds))
     rate = batch * (frames - 1) / statistics.median(milliseconds) * 1e3
-    return {
-        "ms": milliseconds,
-        "repeats": repeats,
-        "rounds": rounds,
-        "first_seconds": first,
-        "frames_per_second": rate,
-    }
+    return {"ms": milliseconds, "first_seconds": first, "frames_per_second": rate}
 
 
 def section(report: dict) -> str:
@@ -124,7 +117,7 @@ def section(report: dict) -> str:
         )
     packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
     table = "\n".join(rows)
-    rounds, repeats = report["cases"][0]["rounds"], report["cases"][0]["repeats"]
+    rounds, repeats = len(report["cases"][0]["ms"]), report["repeats"]
     note = f"\n{report['note']}\n" if report["note"] else ""
     return f"""{ACCELERATOR_HEADING}
 
@@ -148,8 +141,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file for the numbers; docs/ is then left as it is")
     parser.add_argument("--note", default="", help="a sentence to print with the numbers")
     options = parser.parse_args()
-    if options.json and (options.json.is_dir() or not os.access(options.json.absolute().parent, os.W_OK)):
-        fail(f"--json={options.json} cannot be written; give a file in a folder that you can write to.")
+    if options.json:
+        refuse_unwritable(options.json)
     from cvae_jax.runtime import platform
 
     platform.prepare()
@@ -164,6 +157,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "device": jax.local_devices()[0].device_kind,
         "packages": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        "repeats": TINY_REPEATS if options.tiny else REPEATS,
         "note": options.note,
         "cases": [],
     }

@@ -14,7 +14,6 @@ import argparse
 import concurrent.futures
 import importlib.util
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -30,14 +29,12 @@ from PIL import Image  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks.loader_worker import BATCH, FRAMES  # noqa: E402
+from benchmarks.pages import LOADER_HEADING, refuse_unwritable, with_section, write  # noqa: E402
 from benchmarks.run import (  # noqa: E402
-    LOADER_HEADING,
     Side,
     describe,
     environment,
     threads,
-    with_section,
-    write,
 )
 from configs import quickstart  # noqa: E402
 from cvae_jax.data.clips import Recording  # noqa: E402
@@ -226,8 +223,8 @@ def main() -> None:
         fail(f"--frames={options.frames} is too few for one clip; give at least {FRAMES}.")
     if not options.quick and options.json is None:
         options.json = ROOT / "docs" / "benchmarks_loader.json"
-    if options.json is not None and not os.access(options.json.absolute().parent, os.W_OK):
-        fail(f"There is no folder for --json={options.json} that can be written; make it first.")
+    if options.json is not None:
+        refuse_unwritable(options.json)
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

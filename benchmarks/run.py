@@ -29,17 +29,14 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402
 
+from benchmarks.pages import refuse_unwritable, sections_of_others, with_section, write  # noqa: E402
 from benchmarks.worker import HEIGHT, WIDTH  # noqa: E402
 from cvae_jax.runtime import platform  # noqa: E402
 from cvae_jax.runtime.cli import fail  # noqa: E402
-from cvae_jax.runtime.files import replacing  # noqa: E402
 
 FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
 PAUSE_SECONDS = 0.3  # lets the other side's threads fall asleep
 GEMM_SIZE = 2048
-LOADER_HEADING = "## Loader"
-ACCELERATOR_HEADING = "## Accelerator"
-OTHERS = (LOADER_HEADING, ACCELERATOR_HEADING)  # sections of docs/benchmarks.md that other scripts write
 FRAMES, LONG = 16, 64
 
 
@@ -421,29 +418,6 @@ In the second epoch of that run the loop waited {idle["input_seconds"]:.3f} s of
 """
 
 
-def with_section(text: str, section: str) -> str:
-    """Return the page with the section of the same heading replaced, or with the section appended."""
-    heading = section.partition("\n")[0]
-    parts = [part.rstrip("\n") for part in re.split("(?m)^(?=## )", text)]
-    headings = [part.partition("\n")[0] for part in parts]
-    if heading in headings:
-        parts[headings.index(heading)] = section.rstrip("\n")
-    else:
-        parts.append(section.rstrip("\n"))
-    return "\n\n".join(parts) + "\n"
-
-
-def sections_of_others(text: str) -> list[str]:
-    """Return the sections of docs/benchmarks.md that this program does not write."""
-    return [part for part in re.split("(?m)^(?=## )", text) if part.partition("\n")[0] in OTHERS]
-
-
-def write(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    with replacing(path) as partial:
-        partial.write_text(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three cases, a few minutes, no document")
@@ -455,11 +429,8 @@ def main() -> None:
         options.json = ROOT / "docs" / "benchmarks.json"
     if not Path("/proc/meminfo").exists():
         fail("The comparison reads /proc and needs Linux.")
-    folder = None if options.json is None else options.json.absolute().parent
-    if folder is not None and not folder.is_dir():
-        fail(f"There is no folder {folder} for --json; make it first.")
-    if folder is not None and (options.json.is_dir() or not os.access(folder, os.W_OK)):
-        fail(f"--json={options.json} cannot be written; give a file in a folder of yours.")
+    if options.json is not None:
+        refuse_unwritable(options.json)
     pairs = [(case, case.quick_pairs if options.quick else case.pairs) for case in CASES]
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(temporary)

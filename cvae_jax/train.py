@@ -108,8 +108,8 @@ def open_run(
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     parts.objective.check_frame_size(*frame_size)
     chosen = Devices(devices)
-    # None where teacher forcing changes nothing, so that such runs share one compiled step.
-    throughout = controls.throughout if parts.model.sees_previous and parts.rollout.fold_time else None
+    # None where it changes nothing, so that such runs share one compiled step.
+    throughout = controls.throughout if parts.rollout.fold_time else None
     train_step = cache.get(
         ("train", parts.compiled, parts.augmentation, throughout, chosen.devices),
         lambda: chosen.map_update(

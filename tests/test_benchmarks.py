@@ -154,7 +154,7 @@ def test_loaders_are_compared_round_by_round():
 
 
 def test_each_benchmark_keeps_the_others_part_of_the_document():
-    from benchmarks.run import sections_of_others, with_section
+    from benchmarks.pages import sections_of_others, with_section
 
     loader, accelerator = "## Loader\n\nnew\n", "## Accelerator\n\nfast\n"
     own = "# Benchmarks\n\nold\n\n## Speed\n\nold\n"

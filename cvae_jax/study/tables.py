@@ -55,8 +55,12 @@ def results_table(study: ConfigDict, rows: list[dict]) -> str:
 
 def predictions_table(study: ConfigDict, rows: list[dict]) -> str:
     """Return the metrics of the prior's rows as a Markdown table: one line per variant and metric."""
-    shown = OF_THE_PRIOR if study.base.eval.best_of else OF_THE_PRIOR[:1]
-    header = ["variant", "metric", "N = 1", "95 %", "best of N", "95 %"][: 2 + 2 * len(shown)]
+    shown = dict(zip(OF_THE_PRIOR, ("N = 1", "best of N"), strict=True))
+    if not study.base.eval.best_of:
+        del shown["prior_best_of_N"]
+    header = ["variant", "metric"]
+    for title in shown.values():
+        header += [title, "95 %"]
     header += [f"minus {study.compare}", "95 %"] if study.compare else []
     lines = []
     for metric in columns.metrics_of(row["metrics"] for row in rows):

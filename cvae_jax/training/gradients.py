@@ -59,8 +59,8 @@ def clip_gradients(
 
     throughout: None compiles two forms where the model can fold time, and `forced` chooses. True compiles the
     folded form alone and does not read `forced`: every step sees the true previous frame. False compiles the
-    other one alone. For a model that does not see previous frames, the folded
-    form is always used where time can be folded.
+    other one alone. For a model that does not see previous frames, the folded form is always used where time
+    can be folded.
     """
 
     def reduce(scores: Scores, mask: Array) -> tuple[Scalar, dict[str, Array]]:
