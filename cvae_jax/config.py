@@ -52,6 +52,7 @@ class EvaluationOptions:
     samples: int
     best_of: int
     temperature: float | None
+    noise_correlation: float
     batch_size: int
     chunk: int
     seed: int
@@ -62,6 +63,10 @@ class EvaluationOptions:
         least = dict(every=1, samples=1, best_of=0, temperature=0, batch_size=1, chunk=1, seed=0, fvd_clips=0)
         _refuse_below("eval.", self, least)
         _refuse_large_seed("eval.seed", self.seed)
+        if not 0 <= self.noise_correlation < 1:
+            raise UserError(
+                f"config.eval.noise_correlation is {self.noise_correlation}; give a number in [0, 1)."
+            )
         if self.fvd_clips == 1:
             raise UserError("config.eval.fvd_clips is 1; give at least 2, or 0 for no FVD.")
 

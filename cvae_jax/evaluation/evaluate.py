@@ -165,7 +165,8 @@ def shared_scorer(
 ) -> Scorer:
     """Return the scorer of a run; runs whose programs are the same share it."""
     size, chunk = parts.evaluation.batch_size, parts.evaluation.chunk
-    key = ("scorer", parts.compiled, devices.devices, size, chunk, measures)
+    correlation = parts.evaluation.noise_correlation
+    key = ("scorer", parts.compiled, devices.devices, size, chunk, measures, correlation)
     return cache.get(
         key,
         lambda: Scorer(
@@ -176,6 +177,7 @@ def shared_scorer(
             batch_size=size,
             chunk=chunk,
             measures=measures,
+            noise_correlation=correlation,
         ),
     )
 

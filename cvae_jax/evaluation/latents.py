@@ -66,7 +66,7 @@ class Collected:
 
         The KL in nats is summed over the latent elements and averaged over frames, clips, and scenes;
         psnr_gap is posterior minus prior in dB; diversity is the mean PSNR in dB between two prior samples of
-        a clip.
+        a clip; correlation is `correlation_of_successive_frames`.
         """
         assert self._moments is not None, "it has seen the posterior"
         active, elements = active_units(self._moments)
@@ -76,6 +76,7 @@ class Collected:
             "active_units": active,
             "active_units_share": active / elements,
             "psnr_gap": mean_score(posterior, "psnr") - mean_score(prior, "psnr"),
+            "correlation": correlation_of_successive_frames(self._moments),
             "diversity": mean_over_scenes(clip_means(self.diversity), [s.recording.scene for s in prior]),
         }
 
@@ -87,6 +88,14 @@ def active_units(moments: Moments, threshold: float = ACTIVE_VARIANCE) -> tuple[
     """
     first, second = (total.astype(np.float64) / moments.count for total in (moments.first, moments.second))
     return int(np.sum(second - first**2 > threshold)), first.size
+
+
+def correlation_of_successive_frames(moments: Moments) -> float:
+    """Return how much what the posterior adds to the prior is the same from one frame to the next.
+
+    The correlation of its deviations (see `Moments`), over frames and latent elements; 0 if all are 0.
+    """
+    return moments.products / moments.squares if moments.squares else 0.0
 
 
 def mean_score(scored: Sequence[Scored], name: str) -> float:

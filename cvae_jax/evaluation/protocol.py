@@ -39,6 +39,7 @@ def protocol(
         "samples": config.eval.samples,
         "best_of": config.eval.best_of,
         "temperature": config.eval.temperature,
+        "noise_correlation": config.eval.noise_correlation,
         "seed": config.eval.seed,
         "psnr": "dB, data range 1, per frame over H, W, C; mean over frames, clips, then scenes; at most 100",
         "ssim": "Gaussian window 11, sigma 1.5, data range 1, per channel",

@@ -17,18 +17,32 @@ from cvae_jax.models.interface import StepOutputs, VideoModel
 from cvae_jax.rollout.chunks import MODES, POSTERIOR, ChunkedRollout, Keep, Prompt
 from cvae_jax.runtime.devices import Devices
 
+# Latent elements of a frame whose deviations are fetched, evenly spaced if there are more.
+_MOST_DEVIATIONS = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Sums of the posterior mean of each latent element over `count` frames: of its value and its square."""
+    """Sums over the frames of posteriors.
+
+    Attributes:
+      count: number of frames.
+      first, second: of the posterior mean of each latent element and of its square.
+      products, squares: over pairs of successive frames, of the products of their deviations and of the mean
+        of the two squares. A deviation is (posterior mean - prior mean) / prior standard deviation.
+    """
 
     count: int
     first: np.ndarray
     second: np.ndarray
+    products: float = 0.0
+    squares: float = 0.0
 
     def __add__(self, other: Moments) -> Moments:
         add = functools.partial(np.add, dtype=np.float64)
-        return Moments(self.count + other.count, add(self.first, other.first), add(self.second, other.second))
+        names = ("first", "second", "products", "squares")
+        sums = {name: add(getattr(self, name), getattr(other, name)) for name in names}
+        return Moments(self.count + other.count, **sums)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +82,7 @@ class Scorer:
         batch_size: int,
         chunk: int,
         measures: Measures = Measures(),
+        noise_correlation: float = 0.0,
     ):
         self._n_past = n_past
         measure = measures.mapped(devices)
@@ -81,6 +96,7 @@ class Scorer:
                 chunk=chunk,
                 keep=_keep_scores(objective),
                 measure=measure,
+                noise_correlation=noise_correlation,
             )
             for mode in MODES
         }
@@ -107,7 +123,15 @@ class Scorer:
             recording = recordings[clip]
             moments = None
             if mode == POSTERIOR:
-                moments = Moments(len(recording.frames) - self._n_past, sums["mean"], sums["mean_square"])
+                deviations = values.pop("deviations").astype(np.float64)
+                before, after = deviations[:-1], deviations[1:]
+                moments = Moments(
+                    count=len(deviations),
+                    first=sums["mean"],
+                    second=sums["mean_square"],
+                    products=float(np.sum(before * after)),
+                    squares=float(np.sum(before**2 + after**2)) / 2,
+                )
             yield Scored(clip, recording, frames, values, sample, moments)
 
 
@@ -122,7 +146,11 @@ def _keep_scores(objective: Objective) -> Keep:
         elements = kl_elements(outputs.posterior, outputs.prior)
         nats = jnp.sum(elements.reshape(len(elements), -1), axis=1)
         mean = outputs.posterior.mean
-        return {"recon": recon, "kl": kl, "kl_nats": nats}, {"mean": mean, "mean_square": mean**2}
+        deviations = (mean - outputs.prior.mean) * jnp.exp(-0.5 * outputs.prior.logvar)
+        deviations = deviations.reshape(len(mean), -1)
+        spacing = -(-deviations.shape[1] // _MOST_DEVIATIONS)
+        values = {"recon": recon, "kl": kl, "kl_nats": nats, "deviations": deviations[:, ::spacing]}
+        return values, {"mean": mean, "mean_square": mean**2}
 
     return keep
 

@@ -28,6 +28,7 @@ FIELDS = (
     "val_active_units",
     "val_active_units_share",
     "val_psnr_gap",
+    "val_correlation",
     "val_diversity",
 )
 

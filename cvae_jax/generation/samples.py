@@ -51,6 +51,7 @@ def sample_videos(
         n_past=parts.n_past,
         batch_size=parts.evaluation.batch_size,
         chunk=parts.evaluation.chunk,
+        noise_correlation=parts.evaluation.noise_correlation,
         keep=_keep_masks if masks else lambda outputs, target: ({}, {}),
     )
     rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(samples)]

@@ -79,6 +79,11 @@ def _latents(carried: dict) -> list[str]:
         f"posterior minus prior {number(carried['psnr_gap'], '+.3f')} dB; "
         f"diversity {number(carried['diversity'], 1)} dB (PSNR between two samples of a clip)."
     )
+    if "correlation" in carried:  # not in results of earlier versions
+        sentence += (
+            " What the posterior adds to the prior correlates with that of the next frame by "
+            f"{number(carried['correlation'], 2)}."
+        )
     coincide = carried["diversity"] is not None and carried["diversity"] >= COINCIDE_DB
     return [sentence, SAMPLES_COINCIDE] if coincide else [sentence]
 

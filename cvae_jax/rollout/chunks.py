@@ -18,7 +18,7 @@ from jaxtyping import Array, PyTree
 from cvae_jax.data.clips import extend
 from cvae_jax.models.interface import StepOutputs, VideoModel, standard_normal
 from cvae_jax.rollout import scan
-from cvae_jax.rollout.noise import EVALUATION_STREAM, Noise, clip_noise, derive_keys
+from cvae_jax.rollout.noise import EVALUATION_STREAM, Noise, clip_noise, correlated, derive_keys
 from cvae_jax.rollout.prompts import TRUTH, Prompt, parts, true_frames, truth
 from cvae_jax.rollout.scan import Clips, RolloutState, as_float
 from cvae_jax.runtime.devices import Devices
@@ -65,6 +65,7 @@ class ChunkedRollout:
         devices: frames float32 (b, n, H, W, 3); the true frames uint8 and their labels of each prompt once
         (u, n, ...), so that what is computed of them is shared by the samples of a prompt; and owner int32
         (b,), which of the u prompts each video belongs to.
+      noise_correlation: in [0, 1), between the prior's noise of successive frames (see `correlated`).
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class ChunkedRollout:
         chunk: int,
         keep: Keep = lambda outputs, target: ({}, {}),
         measure: Measure | None = None,
+        noise_correlation: float = 0.0,
     ):
         self._devices, self._n_past = devices, n_past
         self._batch_size, self._chunk = batch_size, chunk
         self._needs_targets, self._measure = mode == POSTERIOR, measure
         self._begin = devices.map_clips(_make_begin(model))
-        self._advance = devices.map_clips(_make_advance(model, mode, n_past, keep, measure is not None))
+        advance = _make_advance(model, mode, n_past, keep, measure is not None, noise_correlation)
+        self._advance = devices.map_clips(advance)
 
     def run(
         self,
@@ -223,7 +226,9 @@ def _make_begin(model: VideoModel) -> Callable:
     return begin
 
 
-def _make_advance(model: VideoModel, mode: str, n_past: int, keep: Keep, with_frames: bool) -> Callable:
+def _make_advance(
+    model: VideoModel, mode: str, n_past: int, keep: Keep, with_frames: bool, noise_correlation: float
+) -> Callable:
     """Return the device function (variables, batch, controls) -> outputs and state of one chunk.
 
     batch: constants and state; labels (b, 1 + n, ...) and, where there are any, frames uint8 (b, 1 + n, H, W,
@@ -236,7 +241,7 @@ def _make_advance(model: VideoModel, mode: str, n_past: int, keep: Keep, with_fr
         constants, state, start = batch["constants"], batch["state"], controls["start"]
         noise = _noise(model, batch, controls, state.frame.shape[1:3])
         if mode == PRIOR:
-            unit = noise
+            unit = correlated(noise, noise_correlation)
             noise = lambda t: controls["temperature"] * unit(t)  # noqa: E731
 
         def advance(x, carry, batch_stats, total):

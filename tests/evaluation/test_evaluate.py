@@ -187,6 +187,25 @@ def test_prior_scores_do_not_depend_on_batch_or_devices(data):
             np.testing.assert_allclose(a.scores["ssim"], b.scores["ssim"], atol=1e-4)
 
 
+def test_the_noise_of_successive_frames_correlates_as_the_config_says(data, trained):
+    config, workdir = trained
+    one = jax.local_devices()[:1]
+    results = score(config, workdir, "last", one).results
+    config.eval.noise_correlation = 0.9
+    slow = score(config, workdir, "last", one).results
+    assert slow["protocol"]["noise_correlation"] == 0.9
+    for before, after in zip(results["rows"], slow["rows"], strict=True):
+        assert (before["psnr"] != after["psnr"]) == (before["name"] == "prior"), before["name"]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_correlation_outside_its_range_is_refused(value):
+    config = tiny_config()
+    config.eval.noise_correlation = value
+    with pytest.raises(UserError, match=r"config.eval.noise_correlation is .*; give a number in \[0, 1\)"):
+        Components.build(config)
+
+
 def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_rolled_out(data, tmp_path):
     (tmp_path / "eval").write_text("a file")
     with pytest.raises(UserError, match="Cannot write to the folder .*eval"):

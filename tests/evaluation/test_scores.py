@@ -1,5 +1,7 @@
 """Rollouts in chunks: the numbers of one long scan, memory that does not grow with T, latents."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,20 @@ from helpers import moving_square, tiny_config
 from whole_clips import predict, reconstruct
 
 from cvae_jax.config import Components
+from cvae_jax.data.clips import Recording
 from cvae_jax.evaluation.diversity import coincide, psnr_between
-from cvae_jax.evaluation.latents import SAMPLES, Collected, active_units
+from cvae_jax.evaluation.latents import (
+    SAMPLES,
+    Collected,
+    active_units,
+    correlation_of_successive_frames,
+)
 from cvae_jax.evaluation.measures import Measures
 from cvae_jax.evaluation.rows import Samples
 from cvae_jax.evaluation.scores import Moments, Scored, Scorer
 from cvae_jax.evaluation.validation import FIELDS, summary
 from cvae_jax.metrics import psnr_per_frame
-from cvae_jax.models.interface import init_variables
+from cvae_jax.models.interface import Gaussian, StepOutputs, VideoModel, init_variables
 from cvae_jax.rollout.noise import EVALUATION_STREAM, clip_noise, derive_keys
 from cvae_jax.rollout.scan import Clips
 from cvae_jax.runtime.devices import Devices
@@ -177,6 +185,47 @@ def test_active_units_are_those_whose_mean_varies_over_frames():
     moments = one + other
     assert active_units(moments) == (1, 4)
     assert active_units(moments, threshold=0.002) == (2, 4)
+
+
+class SeesBrightness(VideoModel):
+    """The mean of its posterior is the target's brightness; that of its prior, N(0.5, 0.2), sees nothing."""
+
+    def latent_shape(self, frame_size):
+        return (3,)
+
+    def init(self, seed, frame_size, label_size):
+        return {"params": {}}
+
+    def begin(self, variables, given, labels, train):
+        return {}, {}
+
+    def observe(self, variables, constants, carry, x, train):
+        outputs, carry = self.imagine(variables, constants, carry, x)
+        seen = jnp.repeat(jnp.mean(x.target, axis=(1, 2, 3))[:, None], 3, axis=1)
+        posterior = Gaussian(seen, jnp.full_like(seen, -9.0))
+        return outputs._replace(posterior=posterior), carry, variables["batch_stats"]
+
+    def imagine(self, variables, constants, carry, x):
+        mean = jnp.full_like(x.noise, 0.5)
+        return StepOutputs(x.previous, Gaussian(mean, jnp.full_like(mean, 2 * np.log(0.2)))), carry
+
+
+def test_what_the_posterior_adds_correlates_from_frame_to_frame(parts):
+    series = [np.uint8([9, 128, 140, 150, 255]), np.uint8([9, 30, 10, 250])]
+    recordings = [
+        Recording("s", name, 0, *[np.ones((len(x), *SIZE, 3), np.uint8) * x[:, None, None, None]] * 2)
+        for name, x in zip("ab", series, strict=True)
+    ]
+    seeing = dataclasses.replace(parts, model=SeesBrightness())
+    for chunk, batch in ((64, 2), (2, 1)):
+        first, second = rolled(seeing, recordings, "posterior", chunk, batch)
+        assert first.scores.keys() == {"psnr", "ssim", "recon", "kl", "kl_nats"}
+        deviations = [(x[1:] / 255 - 0.5) / 0.2 for x in series]
+        products = sum(np.sum(d[1:] * d[:-1]) for d in deviations)
+        squares = sum(np.sum(d[1:] ** 2 + d[:-1] ** 2) / 2 for d in deviations)
+        found = correlation_of_successive_frames(first.moments + second.moments)
+        assert found == pytest.approx(products / squares, abs=1e-4)
+    assert correlation_of_successive_frames(Moments(2, np.zeros(3), np.zeros(3))) == 0
 
 
 def collected_from(parts, recordings, **keywords):

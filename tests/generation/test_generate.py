@@ -218,8 +218,12 @@ def drawn(monkeypatch):
     return seen
 
 
-def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables, parts, drawn):
+@pytest.mark.parametrize("noise_correlation", [0.0, 0.9])
+def test_a_clip_is_generated_as_evaluation_scores_it(
+    loaded, workdir, variables, parts, drawn, noise_correlation
+):
     config = residual_config()
+    config.eval.noise_correlation = noise_correlation
     device = jax.local_devices()[:1]
     written = generate(config, workdir, Request(clip="d", samples=2), device)
     assert [p.relative_to(workdir).as_posix() for p in written] == [
@@ -234,6 +238,7 @@ def test_a_clip_is_generated_as_evaluation_scores_it(loaded, workdir, variables,
         n_past=1,
         batch_size=2,
         chunk=32,
+        noise_correlation=noise_correlation,
     )
     clip = loaded["validation"][1]
     for columns in drawn.values():

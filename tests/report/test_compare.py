@@ -62,11 +62,17 @@ def test_every_metric_has_a_table_and_runs_without_it_a_gap(tmp_path, capsys):
     assert [row[3:] for row in lpips] == [["prior"], ["0.2500 [0.2000, 0.3000]"], ["-"]]
     assert distance[1][3:] == ["300.0"]
     path = Path(runs[0]) / "eval" / "results.json"
-    carried = {"kl_nats_per_frame": 2.5, "active_units": 3, "psnr_gap": 0.5, "diversity": 41.26}
+    carried = {
+        "kl_nats_per_frame": 2.5,
+        "active_units": 3,
+        "psnr_gap": 0.5,
+        "correlation": 0.961,
+        "diversity": 41.26,
+    }
     path.write_text(json.dumps(json.loads(path.read_text()) | {"latents": carried}))
     assert main(runs) == 0
     table = cells(capsys.readouterr().out.split("### Latents")[1])
-    assert [row[1:] for row in table[1:]] == [["2.5", "3", "+0.500", "41.3"], ["-"] * 4]
+    assert [row[1:] for row in table[1:]] == [["2.5", "3", "+0.500", "0.96", "41.3"], ["-"] * 5]
     add(runs[1], lpips=0.3, protocol={"lpips": "VGG16"})
     assert main(runs) == 2
     assert "lpips is 'AlexNet' and 'VGG16'" in capsys.readouterr().err

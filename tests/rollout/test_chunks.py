@@ -141,6 +141,50 @@ def test_context_frames_are_run_through_the_model_first():
     np.testing.assert_array_equal(rolled.frames, recording(2).frames[3:])
 
 
+class ShowsNoise(Counter):
+    """Predicts a frame as bright as its noise."""
+
+    def latent_shape(self, frame_size):
+        return (*frame_size, 3)
+
+    def observe(self, variables, constants, carry, x, train):
+        return *self.imagine(variables, constants, carry, x), variables["batch_stats"]
+
+    def imagine(self, variables, constants, carry, x):
+        normal = standard_normal(x.noise)
+        return StepOutputs(0.5 + 0.1 * x.noise, normal, normal), carry
+
+
+def test_correlated_noise_changes_how_samples_of_the_prior_move_and_nothing_else():
+    frames = np.zeros((60, *SIZE, 3), np.uint8)
+    prompts = [Prompt.of(Recording("scene", f"r{i}", 0, frames, frames), 1, i, scored=True) for i in range(5)]
+    rows = [(p, s) for p in range(5) for s in range(8)]
+
+    def videos(correlation, mode=PRIOR, chunk=64, batch_size=40, devices=1, temperature=1.0):
+        rollout = ChunkedRollout(
+            ShowsNoise(),
+            Devices(jax.local_devices()[:devices]),
+            mode,
+            n_past=1,
+            batch_size=batch_size,
+            chunk=chunk,
+            keep=lambda outputs, target: ({}, {}),
+            noise_correlation=correlation,
+        )
+        found = rollout.run({"params": {}, "batch_stats": {}}, prompts, rows, 0, temperature)
+        return np.stack([rolled.frames for rolled in found]).astype(float)
+
+    for correlation in (0.0, 0.9):
+        found = videos(correlation)
+        for options in (dict(chunk=7), dict(chunk=1, batch_size=9), dict(chunk=16, devices=4)):
+            assert np.abs(videos(correlation, **options) - found).max() <= 1
+        np.testing.assert_allclose(found.std(), 25.5, rtol=0.05)
+        changes = np.mean(np.diff(found, axis=1) ** 2)
+        np.testing.assert_allclose(changes, 2 * (1 - correlation) * 25.5**2, rtol=0.05)
+    assert np.all(videos(0.9, temperature=0.0) == 128)
+    np.testing.assert_array_equal(videos(0.9, "posterior"), videos(0.0, "posterior"))
+
+
 def test_the_posterior_needs_the_frames():
     one = Devices(jax.local_devices()[:1])
     rollout = ChunkedRollout(Counter(), one, "posterior", n_past=1, batch_size=1, chunk=2)

@@ -15,7 +15,7 @@ from whole_clips import predict, reconstruct
 from cvae_jax.config import Components
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import init_variables
-from cvae_jax.rollout.noise import clip_noise, derive_keys
+from cvae_jax.rollout.noise import clip_noise, correlated, derive_keys
 from cvae_jax.rollout.scan import Clips, RolloutOptions
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.training.gradients import clip_gradients
@@ -566,6 +566,17 @@ def test_noise_is_addressed_by_clip_and_step():
     np.testing.assert_array_equal(noise(keys[::-1], 3), values[2, ::-1])
     many = np.asarray(noise(derive_keys(jnp.asarray(1), jnp.arange(300)), 1))
     assert abs(many.mean()) < 0.05 and abs(many.std() - 1) < 0.05
+
+
+def test_correlated_noise_is_standard_normal_and_its_correlation_falls_by_a_factor_each_step():
+    noise = clip_noise(derive_keys(jnp.asarray(1), jnp.arange(4000)), (3,))
+    assert correlated(noise, 0.0) is noise
+    slow = jax.jit(correlated(noise, 0.8))
+    values = np.stack([np.asarray(slow(t)) for t in (3, 4, 5, 9)])
+    np.testing.assert_allclose(values.mean(axis=(1, 2)), 0, atol=0.03)
+    np.testing.assert_allclose(values.std(axis=(1, 2)), 1, atol=0.02)
+    found = [np.corrcoef(values[0].ravel(), other.ravel())[0, 1] for other in values]
+    np.testing.assert_allclose(found, [1, 0.8, 0.64, 0.8**6], atol=0.03)
 
 
 def test_a_key_is_one_fold_after_the_other():
