@@ -25,7 +25,7 @@ ROWS: dict[str, dict] = {
     "no_shift": {"augment.shift": 0},
     "no_mirror": {"augment.mirror": False},
     "lpips": {"loss.lpips": 0.02},
-    # A critic needs two successive frames. Compare its rows with `two_frames`, which has none.
+    # A critic needs two successive frames. Compare `critic` and `critic_10` with `two_frames`.
     "two_frames": {"clip_length": 3},
     "critic": {"clip_length": 3, "adversarial.weight": 1.0},
     "critic_10": {"clip_length": 3, "adversarial.weight": 10.0},
@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     base.learning_rate.warmup_epochs = 1  # a twentieth of 8 epochs rounds down to none
     base.loss.free_bits = 24.0  # as in recommended.py
     base.eval.update(every=8, samples=1, best_of=0, lpips=True)
-    base.eval.noise_correlation = 0.0  # independent draws: their mean over a clip's frames varies less
+    base.eval.noise_correlation = 0.0  # a mean over the frames of a clip varies less with independent draws
     base.checkpoint.keep = 1
     base.log.images = False
     config.variants = tuple(ROWS)

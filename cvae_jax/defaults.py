@@ -113,8 +113,8 @@ def get_config() -> ConfigDict:
     config.eval.samples = 3  # draws of the row prior, one sample each (validation in training has one)
     config.eval.best_of = 10  # N of the row prior_best_of_N; 0 = no such row
     config.eval.temperature = placeholder(float)  # of the noise of the row prior_scaled; None = no such row
-    # Correlation of the prior's noise from frame to frame; 0 = independent. Changes how samples move, but not
-    # the distribution of single frames.
+    # Correlation of the prior's noise in successive frames, for models without feedback; 0 = independent. It
+    # changes how samples move, but not the distribution of a single frame. Validations in training use 0.
     config.eval.noise_correlation = 0.0
     config.eval.batch_size = 8  # clips, or samples of them, rolled out at once
     config.eval.chunk = 32  # frames rolled out in one call to the devices, at most (evaluate.py, generate.py)

@@ -114,7 +114,7 @@ def score(
         averaged=parts.optimizer.averages,
     )
     distance = VideoDistance(recordings, options.fvd_clips, config.n_past) if options.fvd_clips else None
-    scorer = shared_scorer(cache, parts, Devices(devices), measures)
+    scorer = shared_scorer(cache, parts, Devices(devices), measures, options.noise_correlation)
     found = score_model(options, scorer, variables, recordings, config.n_past, distance)
     scores = found.rows
     if baselines:
@@ -161,12 +161,15 @@ def default_split(data: Collection[str]) -> str:
 
 
 def shared_scorer(
-    cache: Cache, parts: Components, devices: Devices, measures: Measures = Measures()
+    cache: Cache,
+    parts: Components,
+    devices: Devices,
+    measures: Measures = Measures(),
+    noise_correlation: float = 0.0,
 ) -> Scorer:
     """Return the scorer of a run; runs whose programs are the same share it."""
     size, chunk = parts.evaluation.batch_size, parts.evaluation.chunk
-    correlation = parts.evaluation.noise_correlation
-    key = ("scorer", parts.compiled, devices.devices, size, chunk, measures, correlation)
+    key = ("scorer", parts.compiled, devices.devices, size, chunk, measures, noise_correlation)
     return cache.get(
         key,
         lambda: Scorer(
@@ -177,7 +180,7 @@ def shared_scorer(
             batch_size=size,
             chunk=chunk,
             measures=measures,
-            noise_correlation=correlation,
+            noise_correlation=noise_correlation,
         ),
     )
 

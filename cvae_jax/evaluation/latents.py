@@ -91,9 +91,9 @@ def active_units(moments: Moments, threshold: float = ACTIVE_VARIANCE) -> tuple[
 
 
 def correlation_of_successive_frames(moments: Moments) -> float:
-    """Return how much what the posterior adds to the prior is the same from one frame to the next.
+    """Return the correlation of the posterior's deviations from the prior in successive frames.
 
-    The correlation of its deviations (see `Moments`), over frames and latent elements; 0 if all are 0.
+    See `Moments`. It is about 0, their mean under the prior; over frames and latent elements; 0 if all are 0.
     """
     return moments.products / moments.squares if moments.squares else 0.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Iterator, Sequence
 
 import jax.numpy as jnp
@@ -17,8 +16,7 @@ from cvae_jax.models.interface import StepOutputs, VideoModel
 from cvae_jax.rollout.chunks import MODES, POSTERIOR, ChunkedRollout, Keep, Prompt
 from cvae_jax.runtime.devices import Devices
 
-# Latent elements of a frame whose deviations are fetched, evenly spaced if there are more.
-_MOST_DEVIATIONS = 256
+_MOST_DEVIATIONS = 256  # latent elements of a frame whose deviations are fetched; if there are more, any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +33,12 @@ class Moments:
     count: int
     first: np.ndarray
     second: np.ndarray
-    products: float = 0.0
-    squares: float = 0.0
+    products: float
+    squares: float
 
     def __add__(self, other: Moments) -> Moments:
-        add = functools.partial(np.add, dtype=np.float64)
-        names = ("first", "second", "products", "squares")
-        sums = {name: add(getattr(self, name), getattr(other, name)) for name in names}
-        return Moments(self.count + other.count, **sums)
+        _, *sums = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Moments(self.count + other.count, *(np.add(a, b, dtype=np.float64) for a, b in sums))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +144,8 @@ def _keep_scores(objective: Objective) -> Keep:
         mean = outputs.posterior.mean
         deviations = (mean - outputs.prior.mean) * jnp.exp(-0.5 * outputs.prior.logvar)
         deviations = deviations.reshape(len(mean), -1)
-        spacing = -(-deviations.shape[1] // _MOST_DEVIATIONS)
-        values = {"recon": recon, "kl": kl, "kl_nats": nats, "deviations": deviations[:, ::spacing]}
+        some = np.random.default_rng(0).permutation(deviations.shape[1])[:_MOST_DEVIATIONS]
+        values = {"recon": recon, "kl": kl, "kl_nats": nats, "deviations": deviations[:, some]}
         return values, {"mean": mean, "mean_square": mean**2}
 
     return keep

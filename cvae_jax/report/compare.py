@@ -17,8 +17,16 @@ from cvae_jax.report.tables import markdown_table, number, row_name, with_interv
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import replacing
 
-# What says which model was measured, not how.
-OF_THE_RUN = ("model", "checkpoint", "step", "epochs_trained", "parameters_averaged", "commit")
+# What says which model was measured and how it draws samples, not how they were scored.
+OF_THE_RUN = (
+    "model",
+    "noise_correlation",
+    "checkpoint",
+    "step",
+    "epochs_trained",
+    "parameters_averaged",
+    "commit",
+)
 # The definitions of metrics that a run may have been scored without.
 OPTIONAL = ("lpips", "fvd", "psnr_person", "ssim_person")
 # Of what the latents carry: the heading and the digits.
@@ -26,7 +34,7 @@ LATENTS: dict[str, tuple[str, int | str]] = {
     "kl_nats_per_frame": ("KL (nats per frame)", ".3g"),
     "active_units": ("active units", 0),
     "psnr_gap": ("posterior - prior (dB)", "+.3f"),
-    "correlation": ("correlation of successive frames", 2),
+    "correlation": ("correlation of z in successive frames", 2),
     "diversity": ("diversity (dB)", 1),
 }
 BEST = "best"  # the checkpoint of the highest validation PSNR: chosen on the clips of that split

@@ -79,9 +79,9 @@ def _latents(carried: dict) -> list[str]:
         f"posterior minus prior {number(carried['psnr_gap'], '+.3f')} dB; "
         f"diversity {number(carried['diversity'], 1)} dB (PSNR between two samples of a clip)."
     )
-    if "correlation" in carried:  # not in results of earlier versions
+    if carried["active_units"] and "correlation" in carried:  # earlier versions did not measure it
         sentence += (
-            " What the posterior adds to the prior correlates with that of the next frame by "
+            " The correlation of what the posterior adds to the prior in successive frames is "
             f"{number(carried['correlation'], 2)}."
         )
     coincide = carried["diversity"] is not None and carried["diversity"] >= COINCIDE_DB

@@ -160,6 +160,7 @@ class ChunkedRollout:
         first = {"given": batch["given"], "labels": batch["labels"][:, : self._n_past]}
         started = self._begin(variables, constant | split(first), controls)
         state, constants = started["state"], started["constants"]
+        noise = started["noise"]
         last = batch["labels"].shape[1] - 1
         found: list[dict[str, np.ndarray]] = []
         sums: dict[str, np.ndarray] = {}
@@ -167,9 +168,9 @@ class ChunkedRollout:
             window = slice(start, start + chunk + 1)
             videos = {name: batch[name][:, window] for name in ("frames", "labels") if name in batch}
             filled = split({name: _filled(video, chunk + 1) for name, video in videos.items()})
-            inputs = constant | filled | {"constants": constants, "state": state}
+            inputs = constant | filled | {"constants": constants, "state": state, "noise": noise}
             out = self._advance(variables, inputs, controls | {"start": np.int32(start)})
-            state = out["state"]
+            state, noise = out["state"], out["noise"]
             kept = out["values"] | ({"frames": out["pixels"]} if with_frames else {})
             if self._measure is not None:
                 after = slice(start + 1, start + 1 + chunk)
@@ -195,7 +196,9 @@ def _noise(model: VideoModel, batch: dict, controls: dict, frame_size: tuple[int
 
 
 def _make_begin(model: VideoModel) -> Callable:
-    """Return the device function (variables, batch, controls) -> constants and state after the context.
+    """Return the device function (variables, batch, controls) -> what a rollout starts from.
+
+    That is the model's constants, the state after the context, and noise for `correlated`.
 
     batch: given uint8 (b, n_past, H, W, 3) and their labels; mask, index, sample (b,). controls: seed.
     """
@@ -203,8 +206,8 @@ def _make_begin(model: VideoModel) -> Callable:
     def begin(variables: PyTree, batch: dict, controls: dict) -> dict:
         given, labels = as_float(batch["given"]), as_float(batch["labels"])
         constants, carry = model.begin(variables, given, labels, train=False)
+        noise = _noise(model, batch, controls, batch["given"].shape[2:4])
         if given.shape[1] > 1:
-            noise = _noise(model, batch, controls, batch["given"].shape[2:4])
 
             def advance(x, carry, batch_stats, total):
                 outputs, carry, _ = scan.observe_step(model, variables, constants, carry, x, train=False)
@@ -221,7 +224,9 @@ def _make_begin(model: VideoModel) -> Callable:
                 n_past=given.shape[1],
             )
             carry = state.carry
-        return {"constants": constants, "state": RolloutState(given[:, -1], carry)}
+        # Steps count from 1, so that nothing else depends on the noise of 0.
+        state = RolloutState(given[:, -1], carry)
+        return {"constants": constants, "state": state, "noise": noise(jnp.int32(0))}
 
     return begin
 
@@ -231,17 +236,19 @@ def _make_advance(
 ) -> Callable:
     """Return the device function (variables, batch, controls) -> outputs and state of one chunk.
 
-    batch: constants and state; labels (b, 1 + n, ...) and, where there are any, frames uint8 (b, 1 + n, H, W,
-    3): those of the frame before the chunk, then of its steps; mask, index, sample, length (b,). controls:
-    seed, temperature, and start, the number of the frame before the chunk. outputs: the frames as uint8
-    pixels, and with_frames as they are.
+    batch: constants, state and noise; labels (b, 1 + n, ...) and, where there are any, frames uint8 (b, 1 +
+    n, H, W, 3): those of the frame before the chunk, then of its steps; mask, index, sample, length (b,).
+    controls: seed, temperature, and start, the number of the frame before the chunk. outputs: the frames as
+    uint8 pixels, and with_frames as they are.
     """
 
     def advance_chunk(variables: PyTree, batch: dict, controls: dict) -> dict:
         constants, state, start = batch["constants"], batch["state"], controls["start"]
         noise = _noise(model, batch, controls, state.frame.shape[1:3])
+        last = batch["noise"]
         if mode == PRIOR:
-            unit = correlated(noise, noise_correlation)
+            steps = batch["labels"].shape[1] - 1
+            unit, last = correlated(noise, noise_correlation, start, steps, last)
             noise = lambda t: controls["temperature"] * unit(t)  # noqa: E731
 
         def advance(x, carry, batch_stats, total):
@@ -262,7 +269,7 @@ def _make_advance(
         )
         frames, values = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (frames, values))
         pixels = jnp.round(255.0 * frames).astype(jnp.uint8)
-        out = {"state": state, "pixels": pixels, "values": values, "sums": sums}
+        out = {"state": state, "noise": last, "pixels": pixels, "values": values, "sums": sums}
         return out | {"frames": frames} if with_frames else out
 
     return advance_chunk

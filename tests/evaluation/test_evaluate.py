@@ -19,6 +19,7 @@ from cvae_jax.evaluation.nearest import nearest
 from cvae_jax.evaluation.rows import ClipScores, rows
 from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.models.interface import init_variables
+from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import nan_to_null
@@ -187,12 +188,12 @@ def test_prior_scores_do_not_depend_on_batch_or_devices(data):
             np.testing.assert_allclose(a.scores["ssim"], b.scores["ssim"], atol=1e-4)
 
 
-def test_the_noise_of_successive_frames_correlates_as_the_config_says(data, trained):
+def test_the_correlation_of_noise_changes_the_prior_s_samples_alone(data, trained):
     config, workdir = trained
-    one = jax.local_devices()[:1]
-    results = score(config, workdir, "last", one).results
+    one, cache = jax.local_devices()[:1], Cache()
+    results = score(config, workdir, "last", one, cache=cache).results
     config.eval.noise_correlation = 0.9
-    slow = score(config, workdir, "last", one).results
+    slow = score(config, workdir, "last", one, cache=cache).results
     assert slow["protocol"]["noise_correlation"] == 0.9
     for before, after in zip(results["rows"], slow["rows"], strict=True):
         assert (before["psnr"] != after["psnr"]) == (before["name"] == "prior"), before["name"]

@@ -20,7 +20,7 @@ from cvae_jax.evaluation.latents import (
 )
 from cvae_jax.evaluation.measures import Measures
 from cvae_jax.evaluation.rows import Samples
-from cvae_jax.evaluation.scores import Moments, Scored, Scorer
+from cvae_jax.evaluation.scores import Moments, Scored, Scorer, _keep_scores
 from cvae_jax.evaluation.validation import FIELDS, summary
 from cvae_jax.metrics import psnr_per_frame
 from cvae_jax.models.interface import Gaussian, StepOutputs, VideoModel, init_variables
@@ -181,14 +181,17 @@ def test_active_units_are_those_whose_mean_varies_over_frames():
     mu[:, 0, 0, 0] = [-1, 1, -1, 1]  # variance 1
     mu[:, 1, 0, 1] = 5.0  # far from zero, but always
     mu[:, 1, 0, 0] = [0.0, 0.1, 0.0, 0.1]  # variance 0.0025
-    one, other = (Moments(2, part.sum(0), (part**2).sum(0)) for part in (mu[:2], mu[2:]))
+    one, other = (Moments(2, part.sum(0), (part**2).sum(0), 0.0, 0.0) for part in (mu[:2], mu[2:]))
     moments = one + other
     assert active_units(moments) == (1, 4)
     assert active_units(moments, threshold=0.002) == (2, 4)
 
 
 class SeesBrightness(VideoModel):
-    """The mean of its posterior is the target's brightness; that of its prior, N(0.5, 0.2), sees nothing."""
+    """Element k of its posterior has the mean of the target's row k; its prior sees nothing."""
+
+    prior_mean = np.float32([0.5, 0.1, 0.9])
+    prior_std = np.float32([0.2, 0.5, 0.1])
 
     def latent_shape(self, frame_size):
         return (3,)
@@ -201,31 +204,50 @@ class SeesBrightness(VideoModel):
 
     def observe(self, variables, constants, carry, x, train):
         outputs, carry = self.imagine(variables, constants, carry, x)
-        seen = jnp.repeat(jnp.mean(x.target, axis=(1, 2, 3))[:, None], 3, axis=1)
+        seen = jnp.mean(x.target[:, :3], axis=(2, 3))
         posterior = Gaussian(seen, jnp.full_like(seen, -9.0))
         return outputs._replace(posterior=posterior), carry, variables["batch_stats"]
 
     def imagine(self, variables, constants, carry, x):
-        mean = jnp.full_like(x.noise, 0.5)
-        return StepOutputs(x.previous, Gaussian(mean, jnp.full_like(mean, 2 * np.log(0.2)))), carry
+        spread = lambda values: jnp.tile(values, (len(x.noise), 1))  # noqa: E731
+        prior = Gaussian(spread(self.prior_mean), spread(2 * np.log(self.prior_std)))
+        return StepOutputs(x.previous, prior), carry
 
 
 def test_what_the_posterior_adds_correlates_from_frame_to_frame(parts):
-    series = [np.uint8([9, 128, 140, 150, 255]), np.uint8([9, 30, 10, 250])]
-    recordings = [
-        Recording("s", name, 0, *[np.ones((len(x), *SIZE, 3), np.uint8) * x[:, None, None, None]] * 2)
-        for name, x in zip("ab", series, strict=True)
-    ]
+    rng = np.random.default_rng(0)
+    recordings = []
+    for name, length in (("a", 9), ("b", 5)):
+        frames = rng.integers(256, size=(length, *SIZE, 3), dtype=np.uint8)
+        recordings.append(Recording("scene", name, 0, frames, frames))
     seeing = dataclasses.replace(parts, model=SeesBrightness())
+    products = squares = 0.0
+    for recording in recordings:
+        seen = recording.frames[1:, :3].mean(axis=(2, 3)) / 255
+        deviations = (seen - SeesBrightness.prior_mean) / SeesBrightness.prior_std
+        products += np.sum(deviations[1:] * deviations[:-1])
+        squares += np.sum(deviations[1:] ** 2 + deviations[:-1] ** 2) / 2
+    assert 0.1 < products / squares < 0.995
     for chunk, batch in ((64, 2), (2, 1)):
         first, second = rolled(seeing, recordings, "posterior", chunk, batch)
         assert first.scores.keys() == {"psnr", "ssim", "recon", "kl", "kl_nats"}
-        deviations = [(x[1:] / 255 - 0.5) / 0.2 for x in series]
-        products = sum(np.sum(d[1:] * d[:-1]) for d in deviations)
-        squares = sum(np.sum(d[1:] ** 2 + d[:-1] ** 2) / 2 for d in deviations)
         found = correlation_of_successive_frames(first.moments + second.moments)
         assert found == pytest.approx(products / squares, abs=1e-4)
-    assert correlation_of_successive_frames(Moments(2, np.zeros(3), np.zeros(3))) == 0
+    assert correlation_of_successive_frames(Moments(2, np.zeros(3), np.zeros(3), 0.0, 0.0)) == 0
+
+
+@pytest.mark.parametrize("count", [7, 256, 512, 2048])
+def test_the_deviations_that_are_fetched_are_of_all_channels(parts, count):
+    """z of (h, w, c) is flattened: a regular spacing would see some channels only."""
+    channels = jnp.tile(jnp.arange(8.0), -(-count // 8))[None, :count]
+    normal = Gaussian(jnp.zeros((1, count)), jnp.zeros((1, count)))
+    frame = jnp.zeros((1, *SIZE, 3))
+    outputs = StepOutputs(frame, normal, Gaussian(channels, jnp.zeros((1, count))))
+    fetched = _keep_scores(parts.objective)(outputs, frame)[0]["deviations"]
+    assert fetched.shape == (1, min(count, 256))
+    assert np.all(
+        np.bincount(np.asarray(fetched[0], int), minlength=8)[: min(count, 8)] > min(count, 256) / 16
+    )
 
 
 def collected_from(parts, recordings, **keywords):

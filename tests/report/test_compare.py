@@ -78,6 +78,12 @@ def test_every_metric_has_a_table_and_runs_without_it_a_gap(tmp_path, capsys):
     assert "lpips is 'AlexNet' and 'VGG16'" in capsys.readouterr().err
 
 
+def test_how_a_run_draws_samples_is_its_own_and_earlier_results_do_not_say_it(tmp_path, capsys):
+    fields = ({}, {"noise_correlation": 0.0}, {"noise_correlation": 0.95})
+    runs = [scored(tmp_path / str(number), 20.0, **more) for number, more in enumerate(fields)]
+    assert main(runs) == 0, capsys.readouterr().err
+
+
 def test_runs_scored_on_different_splits_are_refused(tmp_path, capsys):
     runs = [scored(tmp_path / split, 20.0, split=split) for split in ("validation", "test")]
     assert main(runs) == 2

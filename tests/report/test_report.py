@@ -347,18 +347,18 @@ def test_results_table_in_full():
         "### Latents",
         "",
         "KL 12.3 nats per frame; 20 active units (5.0 %); posterior minus prior +1.500 dB; "
-        "diversity 31.2 dB (PSNR between two samples of a clip). What the posterior adds to the prior "
-        "correlates with that of the next frame by 0.96.",
+        "diversity 31.2 dB (PSNR between two samples of a clip). The correlation of what the posterior "
+        "adds to the prior in successive frames is 0.96.",
     ]
 
 
 def test_latents_that_are_not_finite_are_shown_as_missing():
     latents = {"kl_nats_per_frame": None, "active_units": 0, "active_units_share": 0.0, "psnr_gap": None}
-    latents |= {"diversity": None}
+    latents |= {"diversity": None, "correlation": 0.0}
     text = results_table({"protocol": {"checkpoint": "last"}, "rows": [], "latents": latents})
     assert text.splitlines()[0] == "Checkpoint `last`: not chosen by any score."
     assert "KL - nats per frame; 0 active units (0.0 %); posterior minus prior - dB;" in text
-    assert "The samples coincide" not in text
+    assert "The samples coincide" not in text and "correlation" not in text  # no unit is active
 
 
 @pytest.mark.parametrize("diversity, coincide", [(100.0, True), (60.0, True), (59.9, False)])

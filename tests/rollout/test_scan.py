@@ -568,15 +568,28 @@ def test_noise_is_addressed_by_clip_and_step():
     assert abs(many.mean()) < 0.05 and abs(many.std() - 1) < 0.05
 
 
-def test_correlated_noise_is_standard_normal_and_its_correlation_falls_by_a_factor_each_step():
-    noise = clip_noise(derive_keys(jnp.asarray(1), jnp.arange(4000)), (3,))
-    assert correlated(noise, 0.0) is noise
-    slow = jax.jit(correlated(noise, 0.8))
-    values = np.stack([np.asarray(slow(t)) for t in (3, 4, 5, 9)])
-    np.testing.assert_allclose(values.mean(axis=(1, 2)), 0, atol=0.03)
-    np.testing.assert_allclose(values.std(axis=(1, 2)), 1, atol=0.02)
+@pytest.mark.parametrize("correlation", [0.05, 0.5, 0.8, 0.95])
+def test_correlated_noise_is_standard_normal_and_its_correlation_falls_by_a_factor_each_step(correlation):
+    noise = clip_noise(derive_keys(jnp.asarray(1), jnp.arange(40_000)), (2,))
+
+    def series(start, count, before):
+        slow, last = correlated(noise, correlation, jnp.int32(start), count, before)
+        return [slow(jnp.int32(t)) for t in range(start + 1, start + 1 + count)], last
+
+    whole, last = series(7, 9, noise(jnp.int32(0)))
+    values = np.stack(whole)
+    np.testing.assert_array_equal(values[-1], last)
+    np.testing.assert_allclose(values.mean(axis=(1, 2)), 0, atol=0.015)
+    np.testing.assert_allclose(values.std(axis=(1, 2)), 1, atol=0.01)
     found = [np.corrcoef(values[0].ravel(), other.ravel())[0, 1] for other in values]
-    np.testing.assert_allclose(found, [1, 0.8, 0.64, 0.8**6], atol=0.03)
+    np.testing.assert_allclose(found, correlation ** np.arange(9), atol=0.015)
+    first, last = series(7, 4, noise(jnp.int32(0)))
+    np.testing.assert_allclose(values, np.stack(first + series(11, 5, last)[0]), atol=1e-6)
+
+
+def test_noise_without_correlation_is_left_alone():
+    noise = clip_noise(derive_keys(jnp.asarray(1), jnp.arange(4)), (2,))
+    assert correlated(noise, 0.0, jnp.int32(0), 9, noise(jnp.int32(0)))[0] is noise
 
 
 def test_a_key_is_one_fold_after_the_other():
