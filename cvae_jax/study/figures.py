@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import SymmetricalLogLocator
+from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
 from cvae_jax.report.figures import finish, numbers, save_figure
 
@@ -148,6 +148,41 @@ def save_course(path: str | os.PathLike, course: Course) -> None:
     logged = {key: title for key, title in titles.items() if any(row.get(key) is not None for row in rows)}
     figure, _ = _panels(course, logged, x="clips_seen", xlabel="training clips seen")
     save_figure(path, figure)
+
+
+DIFFERENCES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (lower is better)"}
+
+
+def save_differences(path: str | os.PathLike, rows: Sequence[dict], compare: str) -> None:
+    """Figure 8: each variant minus the variant `compare`, by metric of the prior.
+
+    A small dot is a seed, a large one the mean over seeds, the line its 95 % interval. rows: as
+    `cvae_jax.study.summary.summarise` returns them.
+    """
+    metrics = [name for name in DIFFERENCES if any(_difference(row, name) for row in rows)]
+    compared = [row for row in rows if any(_difference(row, name) for name in metrics)]
+    figure = Figure(figsize=(2 + 3 * len(metrics), 1.2 + 0.3 * len(compared)), layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, metrics, strict=True):
+        axes.axvline(0, color="0.6", linewidth=1)
+        for place, row in enumerate(compared):
+            found = _difference(row, name)
+            if found is None:
+                continue
+            axes.plot(found["by_seed"], [place] * len(found["by_seed"]), ".", color="C0", alpha=0.5)
+            axes.plot(found["mean"], place, "o", color="C0")
+            if found["ci95"] is not None:
+                axes.plot(found["ci95"], [place, place], color="C0", linewidth=1.3)
+        axes.set(title=DIFFERENCES[name], xlabel=f"minus {compare}")
+        finish(axes, legend=False)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # not that of epochs, in whole numbers
+    panels[0].set_yticks(range(len(compared)), [row["variant"] for row in compared])
+    panels[0].invert_yaxis()
+    save_figure(path, figure)
+
+
+def _difference(row: dict, metric: str) -> dict | None:
+    return row["metrics"].get(metric, {}).get("difference")
 
 
 def _panels(

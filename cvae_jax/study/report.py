@@ -26,7 +26,7 @@ def write(
 ) -> list[dict]:
     """Write report.md, report.html, results.json and figures/ into the study's folder; return the rows."""
     rows = summarise(study, runs)
-    pictures = draw(study, workdir / "figures", runs)
+    pictures = draw(study, workdir / "figures", runs, rows)
     protocol = shared_protocol(study, runs)
     text = render(study, rows, baselines, pictures, protocol)
     results = {"study": study.to_dict(), "protocol": protocol, "rows": rows, "baselines": baselines}
@@ -57,7 +57,9 @@ def shared_protocol(study: ConfigDict, runs: Sequence[Planned]) -> dict:
     return reference | {field: ", ".join(values) for field, values in of_the_runs.items()}
 
 
-def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple[str, str]]:
+def draw(
+    study: ConfigDict, folder: Path, runs: Sequence[Planned], rows: Sequence[dict]
+) -> list[tuple[str, str]]:
     """Write the figures the study asks for; return (file, caption) of each."""
 
     def course(names: Sequence[str]) -> figures.Course:
@@ -127,6 +129,15 @@ def draw(study: ConfigDict, folder: Path, runs: Sequence[Planned]) -> list[tuple
             "clips seen.",
             figures.save_course,
             course(asked("course")),
+        )
+    if any(row.get("difference") for row in rows):
+        add(
+            "8_differences.png",
+            f"Figure 8. Each variant minus `{study.compare}`, with z from the prior (one draw): seeds, their "
+            "mean and its 95 % interval.",
+            figures.save_differences,
+            rows,
+            study.compare,
         )
     return drawn
 

@@ -46,3 +46,26 @@ def test_the_kl_has_readable_ticks(monkeypatch, tmp_path, kl, ticks):
     drawn[0].draw_without_rendering()
     shown = [text.get_text() for text in drawn[0].axes[0].get_yticklabels()]
     assert set(ticks) <= set(shown)
+
+
+def test_differences_show_seeds_their_mean_and_its_interval(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda path, figure: drawn.append(figure))
+
+    def row(name, psnr, lpips=None):
+        entries = {"psnr": psnr, "lpips": lpips}
+        return {"variant": name, "metrics": {key: {"difference": e} for key, e in entries.items()}}
+
+    three = {"mean": 0.5, "ci95": [0.1, 0.9], "by_seed": [0.4, 0.5, 0.6]}
+    one = {"mean": -1.0, "ci95": None, "by_seed": [-1.0]}
+    rows = [row("base", None), row("three", three, lpips=one), row("one", one)]
+    figures.save_differences(tmp_path / "8.png", rows, "base")
+    psnr, lpips = drawn[0].axes  # SSIM was not measured
+    assert [text.get_text() for text in psnr.get_yticklabels()] == ["three", "one"]
+    assert {axes.get_xlabel() for axes in (psnr, lpips)} == {"minus base"}
+    zero, *lines = ([float(x) for x in np.ravel(line.get_xdata())] for line in psnr.get_lines())
+    assert zero == [0, 0] and lines == [[0.4, 0.5, 0.6], [0.5], [0.1, 0.9], [-1.0], [-1.0]]
+    assert len(lpips.get_lines()) == 3
+    drawn[0].draw_without_rendering()
+    ticks = [text.get_text() for text in psnr.get_xticklabels()]
+    assert len(ticks) >= 3
