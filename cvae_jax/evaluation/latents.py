@@ -91,9 +91,10 @@ def active_units(moments: Moments, threshold: float = ACTIVE_VARIANCE) -> tuple[
 
 
 def correlation_of_successive_frames(moments: Moments) -> float:
-    """Return the correlation of the posterior's deviations from the prior in successive frames.
+    """Return the correlation between successive frames of the posterior's deviations from the prior.
 
-    See `Moments`. It is about 0, their mean under the prior; over frames and latent elements; 0 if all are 0.
+    See `Moments`. The mean is not subtracted: under the prior it is 0. Frames and latent elements are pooled.
+    0 if all deviations are 0.
     """
     return moments.products / moments.squares if moments.squares else 0.0
 

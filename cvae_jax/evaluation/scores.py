@@ -16,12 +16,13 @@ from cvae_jax.models.interface import StepOutputs, VideoModel
 from cvae_jax.rollout.chunks import MODES, POSTERIOR, ChunkedRollout, Keep, Prompt
 from cvae_jax.runtime.devices import Devices
 
-_MOST_DEVIATIONS = 256  # latent elements of a frame whose deviations are fetched; if there are more, any
+# Of at most this many latent elements, a fixed random subset, the deviations are fetched.
+_MOST_DEVIATIONS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Sums over the frames of posteriors.
+    """Sums over frames of posterior statistics.
 
     Attributes:
       count: number of frames.

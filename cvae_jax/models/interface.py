@@ -49,8 +49,8 @@ class StepInputs:
       previous_is_given: whether it is one of the clip's context frames (t <= n_past).
       label: the label of frame t: an image in [0, 1] (b, h, w, 3), or a vector (b, a).
       conditioning: what the model's `condition` made of the label.
-      noise: standard normal noise for z (b, *latent_shape); in `imagine` times the temperature, and it may
-        correlate with that of earlier steps.
+      noise: standard normal noise for z (b, *latent_shape); in `imagine` it is scaled by the temperature and
+        may be correlated with that of earlier steps.
       mask: 1 for real clips, 0 for padding (b,).
       target: the true frame t in [0, 1]; None in `imagine`.
     """

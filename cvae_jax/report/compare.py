@@ -34,7 +34,7 @@ LATENTS: dict[str, tuple[str, int | str]] = {
     "kl_nats_per_frame": ("KL (nats per frame)", ".3g"),
     "active_units": ("active units", 0),
     "psnr_gap": ("posterior - prior (dB)", "+.3f"),
-    "correlation": ("correlation of z in successive frames", 2),
+    "correlation": ("correlation of deviations", 2),
     "diversity": ("diversity (dB)", 1),
 }
 BEST = "best"  # the checkpoint of the highest validation PSNR: chosen on the clips of that split

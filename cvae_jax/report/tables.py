@@ -81,7 +81,7 @@ def _latents(carried: dict) -> list[str]:
     )
     if carried["active_units"] and "correlation" in carried:  # earlier versions did not measure it
         sentence += (
-            " The correlation of what the posterior adds to the prior in successive frames is "
+            " Between successive frames, the posterior's deviation from the prior has a correlation of "
             f"{number(carried['correlation'], 2)}."
         )
     coincide = carried["diversity"] is not None and carried["diversity"] >= COINCIDE_DB

@@ -65,7 +65,7 @@ class ChunkedRollout:
         devices: frames float32 (b, n, H, W, 3); the true frames uint8 and their labels of each prompt once
         (u, n, ...), so that what is computed of them is shared by the samples of a prompt; and owner int32
         (b,), which of the u prompts each video belongs to.
-      noise_correlation: in [0, 1), between the prior's noise of successive frames (see `correlated`).
+      noise_correlation: the correlation, in [0, 1), of the prior's noise in successive frames.
     """
 
     def __init__(

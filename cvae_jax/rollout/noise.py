@@ -55,13 +55,13 @@ def correlated(
     (ICCV 2023).
 
     Args:
-      noise: that of independent steps.
+      noise: independent between steps.
       correlation: in [0, 1).
-      start, count: it is made of the steps start + 1 .. start + count.
+      start, count: noise is made for the steps start + 1 to start + count.
       before: the noise of step `start`; for the first steps of a clip, any standard normal noise.
 
     Returns:
-      (the noise of these steps, that of the last one).
+      (the noise of these steps as a function of t, the noise of the last step).
     """
     if not correlation:
         return noise, before

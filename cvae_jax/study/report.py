@@ -115,13 +115,14 @@ def draw(
             figures.save_decays,
             course(asked("decays")),
         )
-    add(
-        "6_latents.png",
-        "Figure 6. What the latents carry.",
-        figures.save_latents,
-        course(study.variants),
-        len({r.config.num_epochs for r in runs}) > 1,
-    )
+    if any(_validations(run) > 1 for run in runs):  # else the table says all of it
+        add(
+            "6_latents.png",
+            "Figure 6. What the latents carry.",
+            figures.save_latents,
+            course(study.variants),
+            len({r.config.num_epochs for r in runs}) > 1,
+        )
     if asked("course"):
         add(
             "7_course.png",
@@ -140,6 +141,10 @@ def draw(
             study.compare,
         )
     return drawn
+
+
+def _validations(run: Planned) -> int:
+    return sum(row.get("val_kl_nats_per_frame") is not None for row in run.history)
 
 
 def _located(run: Planned) -> list[dict]:

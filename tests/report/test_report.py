@@ -347,8 +347,8 @@ def test_results_table_in_full():
         "### Latents",
         "",
         "KL 12.3 nats per frame; 20 active units (5.0 %); posterior minus prior +1.500 dB; "
-        "diversity 31.2 dB (PSNR between two samples of a clip). The correlation of what the posterior "
-        "adds to the prior in successive frames is 0.96.",
+        "diversity 31.2 dB (PSNR between two samples of a clip). Between successive frames, the "
+        "posterior's deviation from the prior has a correlation of 0.96.",
     ]
 
 

@@ -97,13 +97,13 @@ def test_a_study_is_done_once_and_reported(data, runs_made, tmp_path, monkeypatc
         assert {row["name"] for row in scores["rows"]} >= {"prior", "posterior"}
     report = (tmp_path / "report.md").read_text()
     figures = re.findall(r"\]\((figures/\w+\.png)\)", report)
-    assert [re.search(r"/(\d)", figure).group(1) for figure in figures] == list("1234567")
+    assert [re.search(r"/(\d)", figure).group(1) for figure in figures] == list("12345678")
     assert all((tmp_path / figure).stat().st_size > 5000 for figure in figures)
     assert "nearest_pose" in report and "step_draws" in report
     assert "3 variants, 2 seeds each." in report and "best of N draws" in report
     assert re.search(rf"\| linear +\| +SSIM +\| +{b['prior']['mean']:.3f} \|", report)
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 7 and 'src="figures' not in page
+    assert page.count("data:image/png;base64,") == 8 and 'src="figures' not in page
     assert "<table>" in page
 
     runs_made.clear()
