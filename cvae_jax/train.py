@@ -24,10 +24,11 @@ from cvae_jax.evaluation.validation import Validation
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
-from cvae_jax.runtime.files import replacing
+from cvae_jax.runtime.files import exclusive, replacing
 from cvae_jax.runtime.progress import tell
 from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE
 from cvae_jax.training.checkpoint import Checkpoints, has_checkpoint
+from cvae_jax.training.checkpoint_folder import refuse_unknown_step
 from cvae_jax.training.controls import Controls
 from cvae_jax.training.logging import Writers, start_wandb
 from cvae_jax.training.loop import Cadence, Run
@@ -41,16 +42,17 @@ def train(
     workdir: Path,
     devices: Sequence[jax.Device] | None = None,
     extend: bool = False,
+    resume_from: int | None = None,
 ) -> TrainState:
     """Train as the config says, writing to `workdir`, or resume the run that is there.
 
     extend: whether a resumed run may have more epochs than it was started with, which stretches its
-    schedules.
+    schedules. resume_from: see `Checkpoints.resume`.
 
     Returns the final state. Raises UserError before anything expensive for mistakes a user can fix, and
     NonFiniteError when a loss or gradient is not finite; the checkpoints stay as they were.
     """
-    return open_run(config, workdir, devices, extend=extend).finish()
+    return open_run(config, workdir, devices, extend=extend, resume_from=resume_from).finish()
 
 
 def open_run(
@@ -60,13 +62,37 @@ def open_run(
     cache: Cache | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     extend: bool = False,
+    resume_from: int | None = None,
 ) -> Run:
     """Check a config against its workdir, load its data and open its checkpoints and logs; see `train`.
 
-    cache: shares data and compiled programs with other runs. should_stop: see `Run`.
+    cache: shares data and compiled programs with other runs. should_stop: see `Run`. extend, resume_from:
+    see `train`.
     """
+    with contextlib.ExitStack() as stack:  # closes what is open if what follows fails
+        run = _open(stack, config, workdir, devices, cache, should_stop, extend, resume_from)
+        run.resources = stack.pop_all()
+    return run
+
+
+def _open(
+    stack: contextlib.ExitStack,
+    config: ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None,
+    cache: Cache | None,
+    should_stop: Callable[[], bool],
+    extend: bool,
+    resume_from: int | None,
+) -> Run:
     parts = Components.build(config)
     parts.require_packages()
+    lock = exclusive(workdir, f"Another process trains the run in {workdir}; give another --workdir.")
+    is_new = not workdir.exists()  # then nothing is written before the data have been checked
+    if not is_new:
+        stack.enter_context(lock)
+    if resume_from is not None:
+        refuse_unknown_step(workdir, resume_from)
     cache = cache or Cache()
     trained = has_checkpoint(workdir)  # else there is nothing to protect
     if trained and (workdir / config_files.FILE).exists():
@@ -118,39 +144,39 @@ def open_run(
     )
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
+    if is_new:
+        stack.enter_context(lock)
     config_files.save(config, workdir)
     for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
         with replacing(workdir / name) as partial:
             partial.write_text(text + "\n")
-    with contextlib.ExitStack() as stack:  # closes what is open if what follows fails
-        wandb = start_wandb(config, workdir) if config.wandb else None
-        writers = Writers(workdir, config.log.images, wandb)
-        stack.callback(writers.close)
-        checkpoints = Checkpoints(
-            workdir,
-            keep=parts.checkpoint.keep,
-            period=parts.checkpoint.save_every * loader.num_batches,
-        )
-        stack.callback(checkpoints.close)
-        run = Run(
-            initial_state=functools.partial(_initial_state, parts, config.seed, frame_size, label_size),
-            loader=loader,
-            controls=controls,
-            cadence=Cadence(
-                config.num_epochs, parts.evaluation.every, parts.checkpoint.every, parts.checkpoint.minutes
-            ),
-            train_step=train_step,
-            devices=chosen,
-            validate=Validation(
-                scorer, parts.objective, data["validation"], parts.evaluation.seed, config.log.images
-            ),
-            checkpoints=checkpoints,
-            writers=writers,
-            metrics_file=workdir / METRICS_FILE,
-            should_stop=should_stop,
-        )
-        stack.pop_all()  # now the run closes them
-    return run
+    wandb = start_wandb(config, workdir) if config.wandb else None
+    writers = Writers(workdir, config.log.images, wandb)
+    stack.callback(writers.close)
+    checkpoints = Checkpoints(
+        workdir,
+        keep=parts.checkpoint.keep,
+        period=parts.checkpoint.save_every * loader.num_batches,
+    )
+    stack.callback(checkpoints.close)
+    return Run(
+        initial_state=functools.partial(_initial_state, parts, config.seed, frame_size, label_size),
+        loader=loader,
+        controls=controls,
+        cadence=Cadence(
+            config.num_epochs, parts.evaluation.every, parts.checkpoint.every, parts.checkpoint.minutes
+        ),
+        train_step=train_step,
+        devices=chosen,
+        validate=Validation(
+            scorer, parts.objective, data["validation"], parts.evaluation.seed, config.log.images
+        ),
+        checkpoints=checkpoints,
+        writers=writers,
+        metrics_file=workdir / METRICS_FILE,
+        should_stop=should_stop,
+        resume_from=resume_from,
+    )
 
 
 def _initial_state(

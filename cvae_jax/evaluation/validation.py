@@ -74,11 +74,16 @@ class Validation:
         self._with_videos = with_videos
 
     def run(
-        self, variables: PyTree, beta: float, announce: Callable[[str], AbstractContextManager]
-    ) -> Validated:
+        self,
+        variables: PyTree,
+        beta: float,
+        announce: Callable[[str], AbstractContextManager],
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> Validated | None:
         """Return the scores of one prior and one posterior sample of each clip; announce shows progress.
 
-        A second prior sample of each clip is compared with the first.
+        A second prior sample of each clip is compared with the first. go_on: asked after each clip; False
+        ends the validation without a result.
         """
         first_of_scene: dict[str, int] = {}
         for clip, recording in enumerate(self._recordings):
@@ -92,6 +97,8 @@ class Validation:
                     variables, self._recordings, mode, self._seed, samples, frames_of=frames_of
                 ):
                     collected.add(mode, scored)
+                    if not go_on():
+                        return None
         of_scene = {
             scene: {
                 mode: [s for s in clips if s.recording.scene == scene]

@@ -8,5 +8,16 @@ class UserError(Exception):
     """
 
 
+class DamagedError(UserError):
+    """A checkpoint does not hold what was written to it.
+
+    found: what is wrong with it. advice: what to do about it.
+    """
+
+    def __init__(self, folder: object, found: str, advice: str = ""):
+        super().__init__(f"The checkpoint {folder} is damaged ({found}){f'; {advice}' if advice else ''}.")
+        self.found = found
+
+
 class NonFiniteError(Exception):
     """Training met a loss or gradient that is not finite; the message says where, and what to do."""

@@ -63,6 +63,11 @@ def tell(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
 
+def warn(sentence: str) -> None:
+    """Print a line, above the bar of `together` where there is one."""
+    tqdm.write(sentence, file=sys.stderr)
+
+
 def clip_bar(total: int) -> Any:
     """Return the bar of an evaluation of `total` clips."""
     if hasattr(_here, "bar"):

@@ -6,7 +6,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cvae_jax import config_flag, defaults
-from cvae_jax.runtime import cli, platform
+from cvae_jax.runtime import cli, platform, preemption
 
 
 def main() -> None:
@@ -17,16 +17,31 @@ def main() -> None:
     extend = flags.DEFINE_boolean(
         "extend", False, "Resume with a larger config.num_epochs, which changes the schedules."
     )
+    resume_from = flags.DEFINE_integer(
+        "resume_from",
+        None,
+        "Go back to the checkpoint of this step and set newer ones aside; ignored if that has been done.",
+    )
     cli.run(
-        lambda: _train(config_flag.read(config, defaults.get_config()), workdir.value, extend.value),
+        lambda: _train(
+            config_flag.read(config, defaults.get_config()), workdir.value, extend.value, resume_from.value
+        ),
         __doc__,
         explain=config_flag.explained,
     )
 
 
-def _train(config: ConfigDict, workdir: str | None, extend: bool) -> None:
-    from cvae_jax.train import train
+def _train(config: ConfigDict, workdir: str | None, extend: bool, resume_from: int | None) -> None:
+    from cvae_jax.train import open_run
+    from cvae_jax.training.loop import Preempted
 
     folder = Path(workdir or Path("runs") / config.name)
-    train(config, folder, extend=extend)
+    run = open_run(config, folder, extend=extend, resume_from=resume_from)
+    with preemption.noticed() as preempted:
+        try:
+            run.finish(preempted)
+        except Preempted as stop:
+            saved = f"the checkpoint of step {stop.step} is in {folder}" if stop.step else "nothing was done"
+            print(f"Stopped by SIGTERM; {saved}. Run the same command again to go on.")
+            return
     print(f"Trained; now run: {cli.command('evaluate')} --workdir={folder}")

@@ -2,7 +2,8 @@
 
 A checkpoint is the whole train state on the host (so it does not depend on the device count) and a small
 JSON: how far the run is and the sums of the epoch in progress. Orbax writes in the background into a
-temporary folder and renames it when complete, so a kill leaves the previous checkpoint intact.
+temporary folder and renames it when complete, so a kill leaves the previous checkpoint intact. The digests of
+all files are written with them, and compared before a checkpoint is used.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cvae_jax.models.interface import Variables, VideoModel, variable_shapes
-from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.errors import DamagedError, UserError
+from cvae_jax.runtime.progress import warn
+from cvae_jax.training import checkpoint_folder, digests
+from cvae_jax.training.checkpoint_folder import DAMAGED, FOLDER, SET_ASIDE
 from cvae_jax.training.state import TrainState
 
-FOLDER = "checkpoints"
 BEST = "val_psnr_prior"
+NONE_LEFT = "no other one is sound: put a copy in its place, or give another --workdir"
 _SAVING = threading.Lock()
 
 
@@ -44,6 +49,9 @@ class Checkpoints:
       keep: how many of the newest to keep.
       period: steps between checkpoints kept for ever; 0 for none.
       read_only: only restore.
+
+    Raises DamagedError where the metrics of a checkpoint are damaged, which orbax reads when it opens the
+    folder, and nothing may be written or no other checkpoint is left; otherwise it is set aside.
     """
 
     # Whose save may still be in flight. Runs side by side in a process save one after the other: orbax makes
@@ -51,7 +59,11 @@ class Checkpoints:
     _latest: Checkpoints | None = None
 
     def __init__(self, workdir: Path, keep: int = 1, period: int = 0, read_only: bool = False):
-        self.folder = workdir.absolute() / FOLDER
+        self._workdir, self._read_only = workdir.absolute(), read_only
+        self.folder = self._workdir / FOLDER
+        if not read_only:
+            checkpoint_folder.settle_replaced(self._workdir)
+        self._refuse_damaged_metrics()
         kept = [
             policies.LatestN(keep),
             policies.BestN(
@@ -71,6 +83,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )
 
@@ -80,41 +93,123 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: TrainState, progress: Progress, metrics: dict[str, float] | None
+        self,
+        step: int,
+        state: TrainState,
+        progress: Progress,
+        metrics: dict[str, float] | None,
+        replace: bool = False,
     ) -> None:
-        """Start writing a checkpoint; `metrics` holds 'val_psnr_prior' where the epoch was validated."""
-        if step in self._manager.all_steps():
+        """Start writing a checkpoint; `metrics` holds 'val_psnr_prior' where the epoch was validated.
+
+        replace: write it even if there is one of that step, which is kept until the new one is complete.
+        """
+        if step in self._manager.all_steps() and not replace:
             return
         with _SAVING:
             if Checkpoints._latest not in (None, self):
                 with contextlib.suppress(Exception):  # its own run meets the error in `wait` or `close`
                     Checkpoints._latest.wait()
+            self.wait()
+            if step in self._manager.all_steps():
+                checkpoint_folder.move_to_replace(self._folder_of(step))
+                self._manager.reload()
             Checkpoints._latest = self
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(jax.device_get(state)),
-                    progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                    progress=ocp.args.JsonSave(dataclasses.asdict(progress) | {"format": digests.FORMAT}),
                 ),
                 metrics=metrics,
                 force=True,
             )
 
+    def _write_digests(self) -> None:
+        """Complete the checkpoint that is being written; orbax calls this before it renames the folder."""
+        (partial,) = self.folder.glob("*.orbax-checkpoint-tmp")
+        digests.write(partial)
+
+    def _folder_of(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def _refuse_damaged_metrics(self) -> None:
+        steps = checkpoint_folder.stored_steps(self._workdir)
+        damaged = {}
+        for step in steps:
+            folder = self._folder_of(step)
+            found = digests.damage(folder, only="metrics/")
+            if found and self._read_only:
+                time.sleep(1)  # training deletes old checkpoints
+                if not (folder / digests.FILE).exists():
+                    continue
+                raise DamagedError(folder, found, f"move it out of {self.folder} to use the others")
+            if found:
+                damaged[step] = found
+        if damaged and len(damaged) == len(steps):
+            raise DamagedError(self._folder_of(steps[-1]), damaged[steps[-1]], NONE_LEFT)
+        for step, found in damaged.items():
+            error = DamagedError(self._folder_of(step), found)
+            warn(f"{error} It is now in {checkpoint_folder.set_aside(self._folder_of(step), DAMAGED)}.")
+
+    def resume(self, template: TrainState, step: int | None = None) -> tuple[TrainState, Progress] | None:
+        """Return the state and progress to go on from, or None where there is no checkpoint.
+
+        step: None goes on from the newest checkpoint that is not damaged, and sets newer ones aside. A number
+        goes on from that step and sets newer ones aside, but only the first time: a job that is started again
+        by the same command must not begin again. The template gives the shapes.
+
+        Raises DamagedError where all checkpoints, or that of the given step, are damaged, and UserError where
+        one cannot be read into the template; nothing is renamed then.
+        """
+        if step in checkpoint_folder.steps_resumed_from(self._workdir):
+            warn(
+                f"The run has gone back to step {step} before; it is resumed from its newest checkpoint. To "
+                f"go back once more, delete {self._workdir / checkpoint_folder.RESUMED_FILE}."
+            )
+            step = None
+        damaged: dict[int, DamagedError] = {}
+        for chosen in [step] if step is not None else reversed(self.steps):
+            try:
+                restored = self._restore(chosen, ocp.args.StandardRestore(template))
+            except DamagedError as error:
+                damaged[chosen] = error
+                continue
+            for newer in [other for other in self.steps if other > chosen]:
+                what = damaged.get(newer, f"The checkpoint {self._folder_of(newer)} is newer.")
+                suffix = DAMAGED if newer in damaged else SET_ASIDE
+                kept = checkpoint_folder.set_aside(self._folder_of(newer), suffix)
+                warn(f"{what} It is now in {kept}; training goes on from step {chosen}.")
+            self._manager.reload()
+            if step is not None:
+                checkpoint_folder.note_resumed_from(self._workdir, step)
+            return restored
+        if damaged:
+            newest = max(damaged)
+            advice = self._advice(newest, "--resume_from") if step is not None else NONE_LEFT
+            raise DamagedError(self._folder_of(newest), damaged[newest].found, advice)
+        return None
+
     def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
         """Return the state and progress of a step; the template gives the shapes.
 
-        Raises UserError when the checkpoint cannot be read into the template.
+        Raises DamagedError where the checkpoint is damaged, and UserError where it cannot be read into the
+        template.
         """
         return self._restore(step, ocp.args.StandardRestore(template))
 
     def restore_parameters(self, shapes: Variables, step: int, averaged: bool) -> tuple[Variables, Progress]:
         """Return the variables to evaluate with and the progress of a step, without the optimizer's state.
 
-        averaged: take the averaged parameters. Raises UserError as `restore` does.
+        averaged: take the averaged parameters. Raises as `restore` does.
         """
         name = "ema" if averaged else "params"
         wanted = {name: shapes["params"], "batch_stats": shapes["batch_stats"]}
-        restored, progress = self._restore(step, ocp.args.PyTreeRestore(wanted, partial_restore=True))
+        try:
+            restored, progress = self._restore(step, ocp.args.PyTreeRestore(wanted, partial_restore=True))
+        except DamagedError as error:
+            advice = self._advice(step, "--checkpoint")
+            raise DamagedError(self._folder_of(step), error.found, advice) from None
         self._refuse_other_shapes(restored, wanted, step)
         return {"params": restored[name], "batch_stats": restored["batch_stats"]}, progress
 
@@ -135,7 +230,17 @@ class Checkpoints:
                     "as the run was trained with it."
                 )
 
+    def _advice(self, step: int, flag: str) -> str:
+        """Return how to use another checkpoint than that of a step."""
+        others = [other for other in self.steps if other != step]
+        sound = [str(other) for other in others if digests.damage(self._folder_of(other)) is None]
+        return f"choose another one with {flag}: {', '.join(sound)}" if sound else NONE_LEFT
+
     def _restore(self, step: int, state: ocp.args.CheckpointArgs) -> tuple[Any, Progress]:
+        folder = self._folder_of(step)
+        found = digests.damage(folder)
+        if found:
+            raise DamagedError(folder, found)
         try:
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(state=state, progress=ocp.args.JsonRestore())
@@ -143,10 +248,13 @@ class Checkpoints:
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"The checkpoint {self.folder / str(step)} cannot be restored ({reason}): it is damaged, or "
+                f"The checkpoint {folder} cannot be restored ({reason}): it is damaged, or "
                 "another version of the program wrote it; use that version, or another checkpoint."
             ) from None
-        return restored["state"], Progress(**restored["progress"])
+        progress = dict(restored["progress"])
+        if progress.pop("format", 1) > 1 and not (folder / digests.FILE).exists():
+            raise DamagedError(folder, f"{digests.FILE} is missing")
+        return restored["state"], Progress(**progress)
 
     def find(self, which: str) -> int:
         """Return the step that 'best', 'last' or a number names; UserError where there is none."""
@@ -174,6 +282,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Return when everything saved is on disk."""
         self._manager.wait_until_finished()
+        if not self._read_only:
+            checkpoint_folder.settle_replaced(self._workdir)
 
     def close(self) -> None:
         """Finish writing and release the manager."""
@@ -181,11 +291,13 @@ class Checkpoints:
             if Checkpoints._latest is self:
                 Checkpoints._latest = None
             self._manager.close()
+            if not self._read_only:
+                checkpoint_folder.settle_replaced(self._workdir)
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Return whether a workdir holds a complete checkpoint (a folder named by its step alone)."""
-    return any(path.name.isdecimal() for path in (workdir / FOLDER).glob("*"))
+    """Return whether a workdir holds a complete checkpoint."""
+    return bool(checkpoint_folder.stored_steps(workdir))
 
 
 def restore_for_evaluation(

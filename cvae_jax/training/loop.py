@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
@@ -27,14 +27,24 @@ class Stopped(Exception):
     """Training was asked to stop between two steps; what the last checkpoint holds is kept."""
 
 
+class Preempted(Exception):
+    """Training was asked to stop; a checkpoint of step `step` is on disk (none before the first step)."""
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
+
+
 @runtime_checkable
 class Validate(Protocol):
     """Scores variables on the validation clips; see `cvae_jax.evaluation.validation.Validation`."""
 
     empty: dict[str, None]
 
-    def run(self, variables: PyTree, beta: float, announce: Callable) -> Any:
-        """Return an object with `fields`, `per_frame` and `videos`."""
+    def run(
+        self, variables: PyTree, beta: float, announce: Callable, go_on: Callable[[], bool]
+    ) -> Any | None:
+        """Return an object with `fields`, `per_frame` and `videos`; None where `go_on` became False."""
         ...
 
 
@@ -73,6 +83,8 @@ class Run:
       train_step: the mapped function of `make_train_step`.
       metrics_file: gets one row per epoch.
       should_stop: asked after every step; True raises Stopped.
+      resume_from: see `Checkpoints.resume`.
+      resources: what the run has open; closed when it ends.
     """
 
     initial_state: Callable[[], TrainState]
@@ -86,13 +98,19 @@ class Run:
     writers: Writers
     metrics_file: Path
     should_stop: Callable[[], bool] = lambda: False
+    resume_from: int | None = None
+    resources: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
     _compiled: bool = dataclasses.field(default=False, init=False)
+    _preempted: Callable[[], bool] = dataclasses.field(init=False)
 
-    def finish(self) -> TrainState:
-        """Run every epoch that is not done yet, and close what the run has open, whatever happens."""
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.checkpoints.close)
-            stack.callback(self.writers.close)
+    def finish(self, preempted: Callable[[], bool] = lambda: False) -> TrainState:
+        """Run every epoch that is not done yet, and close what the run has open, whatever happens.
+
+        preempted: asked before the first step of an epoch, after every step and after every clip of a
+        validation; True saves a checkpoint and raises Preempted.
+        """
+        self._preempted = preempted
+        with self.resources:
             state, progress = self._start()
             for epoch in range(progress.epoch, self.cadence.num_epochs):
                 state = self._epoch(state, epoch, progress)
@@ -101,9 +119,10 @@ class Run:
 
     def _start(self) -> tuple[TrainState, Progress]:
         progress = Progress()
-        if self.checkpoints.steps:
-            template = jax.eval_shape(self.initial_state)
-            state, progress = self.checkpoints.restore(template, self.checkpoints.find("last"))
+        template = jax.eval_shape(self.initial_state)
+        restored = self.checkpoints.resume(template, self.resume_from)
+        if restored:
+            state, progress = restored
             announce_resume(progress.epoch, progress.batch)
         else:
             state = self.initial_state()
@@ -115,7 +134,7 @@ class Run:
         sums = dict(progress.sums)
         bar = epoch_bar(epoch, self.cadence.num_epochs, self.loader.num_batches, progress.batch)
         pending: tuple[int, dict] | None = None
-        logged: dict[str, float] = {}
+        logged = self.controls.at(epoch, self.loader.num_batches - 1).logged  # if all steps are done
         last_save = asked = started
         waited = 0.0  # for batches
 
@@ -136,7 +155,21 @@ class Run:
             )
             pending = None
 
+        def save_within(done: int) -> int:
+            """Save after `done` batches of this epoch, and return the step."""
+            collect()
+            step = epoch * self.loader.num_batches + done
+            self.checkpoints.save(step, state, Progress(epoch, done, dict(sums)), None)
+            return step
+
+        def save_and_stop(done: int) -> NoReturn:
+            step = save_within(done) if epoch or done else 0
+            self.checkpoints.wait()
+            raise Preempted(step)
+
         with bar:
+            if self._preempted():
+                save_and_stop(progress.batch)
             for number, batch, traced, logged in prefetch(self._steps(epoch, progress.batch)):
                 waited += time.monotonic() - asked
                 state, metrics = self._step(bar, state, batch, traced)
@@ -147,25 +180,31 @@ class Run:
                 bar.update()
                 if self.should_stop():
                     raise Stopped
+                if self._preempted():
+                    save_and_stop(number + 1)
                 minutes = self.cadence.checkpoint_minutes
                 due = minutes and time.monotonic() - last_save > 60 * minutes
                 if due and number + 1 < self.loader.num_batches:
-                    collect()
-                    step = epoch * self.loader.num_batches + number + 1
-                    self.checkpoints.save(step, state, Progress(epoch, number + 1, dict(sums)), None)
+                    save_within(number + 1)
                     last_save = time.monotonic()
                 asked = time.monotonic()
             collect()
             trained = time.monotonic()
             row = self._row(epoch, sums, logged)
-            row |= self._validate(state, epoch, logged["beta"], bar)
+            validation = self._validate(state, epoch, logged["beta"], bar)
+            if validation is None:
+                save_and_stop(self.loader.num_batches)
+            row |= validation
             row["train_seconds"] = round(trained - started, 3)
             row["input_seconds"] = round(waited, 3)
             row["validation_seconds"] = round(time.monotonic() - trained, 3)
         append_row(self.metrics_file, row)
         self.writers.epoch(row)
         if self.cadence.saves(epoch):
-            self.checkpoints.save(row["step"], state, Progress(epoch + 1), checkpoint_metrics(row))
+            unvalidated = progress.batch == self.loader.num_batches  # where the run was resumed
+            self.checkpoints.save(
+                row["step"], state, Progress(epoch + 1), checkpoint_metrics(row), replace=unvalidated
+            )
         if self.cadence.is_last(epoch):
             self.checkpoints.wait()
         return state
@@ -204,11 +243,14 @@ class Run:
             "learning_rate": logged["learning_rate"],
         }
 
-    def _validate(self, state: TrainState, epoch: int, beta: float, bar: Any) -> dict:
+    def _validate(self, state: TrainState, epoch: int, beta: float, bar: Any) -> dict | None:
+        """Return the fields of a validation, if the epoch ends with one; None if the run was preempted."""
         if not self.cadence.validates(epoch):
             return dict(self.validate.empty)
         announce = functools.partial(Announcement, bar)
-        found = self.validate.run(state.evaluation_variables, beta, announce)
+        found = self.validate.run(state.evaluation_variables, beta, announce, lambda: not self._preempted())
+        if found is None:
+            return None
         fields = found.fields
         bar.set_postfix(
             prior=f"{fields['val_psnr_prior']:.2f} dB",

@@ -1,6 +1,7 @@
 """The scripts as a user meets them, by subprocess: training, SIGKILL and resume, evaluation, mistakes."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,32 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, fol
     assert results["protocol"]["n_pred"] == [7]
     assert {"prior", "posterior", "copy_first"} <= {row["name"] for row in results["rows"]}
     assert "copy_previous" in scored.stdout
+
+
+def test_sigterm_saves_and_ends_with_status_0(environment, folder, tmp_path):
+    flags = [
+        *TINY,
+        "--config.num_epochs=500",
+        "--config.data.name=frame_folder",
+        f"--config.data.dir={folder}",
+        f"--config.data.cache={tmp_path / 'cache'}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    command = [sys.executable, str(ROOT / "train.py"), *flags]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    asked = time.monotonic()
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and time.monotonic() - asked < 30, errors[-2000:]
+    step = int(re.search(r"Stopped by SIGTERM; the checkpoint of step (\d+) is in", said).group(1))
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    assert "Trained" not in said and "Traceback" not in errors
 
 
 MISTAKES = {

@@ -1,0 +1,280 @@
+"""Checkpoints: damage is noticed, an older one takes over, and a run that is asked to stop saves first."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import read_rows, same_bits, tiny_config
+
+from cvae_jax.config import Components
+from cvae_jax.runtime import preemption
+from cvae_jax.runtime.errors import DamagedError, UserError
+from cvae_jax.train import open_run, train
+from cvae_jax.training import digests
+from cvae_jax.training.checkpoint import Checkpoints, Progress, restore_for_evaluation
+from cvae_jax.training.loop import Preempted
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("small_model")
+
+
+def two_checkpoints():
+    config = tiny_config()
+    config.num_epochs = 2
+    config.checkpoint.keep = 2
+    return config
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """(config, workdir, final state) of a run with checkpoints of steps 2 and 4."""
+    config = two_checkpoints()
+    state = train(config, tmp_path / "run", jax.local_devices()[:1])
+    return config, tmp_path / "run", jax.device_get(state)
+
+
+def folder_of(workdir, step):
+    return workdir / "checkpoints" / str(step)
+
+
+def files_of(workdir, step):
+    return sorted(path for path in folder_of(workdir, step).rglob("*") if path.is_file())
+
+
+def largest(workdir, step):
+    return max(files_of(workdir, step), key=lambda path: path.stat().st_size)
+
+
+def resumed(config, workdir, **keywords):
+    return jax.device_get(train(config, workdir, jax.local_devices()[:1], **keywords))
+
+
+def test_a_flipped_bit_is_never_accepted(run):
+    """In any file of a checkpoint: it is refused, or what is read is what was saved."""
+    config, workdir, state = run
+    rng = np.random.default_rng(0)
+    files = [path for path in files_of(workdir, 4) if path.stat().st_size]
+    sizes = np.array([path.stat().st_size for path in files])
+    picked = [*range(len(files)), *rng.choice(len(files), 20, p=sizes / sizes.sum())]
+    accepted = []
+    for number in picked:
+        path = files[number]
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(bytes(damaged))
+        try:
+            with Checkpoints(workdir, read_only=True) as checkpoints:
+                found, progress = checkpoints.restore(state, 4)
+            assert same_bits(found, state) and (progress.epoch, progress.batch) == (2, 0), path
+            accepted.append(path.relative_to(folder_of(workdir, 4)).as_posix())
+        except UserError as error:
+            assert isinstance(error, DamagedError) or "has the format" in str(error), path
+        path.write_bytes(whole)
+    # What orbax writes last, of which nothing is used:
+    assert set(accepted) <= {"_CHECKPOINT_METADATA", "commit_success.txt"}
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert same_bits(checkpoints.restore(state, 4)[0], state)
+
+
+def test_evaluation_refuses_a_damaged_checkpoint(run):
+    config, workdir, state = run
+    model = Components.build(config).model
+    known = restore_for_evaluation(model, workdir, "last", (16, 12), None, averaged=False)
+    assert known[1] == 4 and same_bits(known[0]["params"], state.params)
+    largest(workdir, 4).write_bytes(b"short")
+    with pytest.raises(
+        DamagedError, match=r"4 is damaged \(.*\); choose another one with --checkpoint: 2\."
+    ):
+        restore_for_evaluation(model, workdir, "last", (16, 12), None, averaged=False)
+    largest(workdir, 2).write_bytes(b"short")
+    with pytest.raises(DamagedError, match="no other one is sound: put a copy in its place"):
+        restore_for_evaluation(model, workdir, "last", (16, 12), None, averaged=False)
+
+
+DAMAGE = {
+    "truncated": lambda path, folder: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "missing": lambda path, folder: shutil.rmtree(folder / "state"),
+    "metrics": lambda path, folder: (folder / "metrics" / "metrics").write_text('{"val_psnr_priox": 1.0}'),
+    "digests": lambda path, folder: (folder / digests.FILE).write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_checkpoint_before_a_damaged_one_takes_over(run, capsys, damage):
+    config, workdir, state = run
+    rows, text = read_rows(workdir), (workdir / "metrics.jsonl").read_text()
+    DAMAGE[damage](largest(workdir, 4), folder_of(workdir, 4))
+    assert same_bits(resumed(config, workdir), state) and read_rows(workdir) == rows
+    told = capsys.readouterr().err
+    assert "checkpoints/4 is damaged (" in told and "checkpoints/4.damaged" in told
+    assert (folder_of(workdir, "4.damaged") / "metrics.jsonl").read_text() == text
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.steps == [2, 4] and same_bits(checkpoints.restore(state, 4)[0], state)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_nothing_is_renamed_where_every_checkpoint_is_damaged(run, damage):
+    config, workdir, _ = run
+    rows = read_rows(workdir)
+    for step in (2, 4):
+        DAMAGE[damage](largest(workdir, step), folder_of(workdir, step))
+    with pytest.raises(DamagedError, match=r"checkpoints/4 is damaged \(.*\); no other one is sound"):
+        resumed(config, workdir)
+    assert read_rows(workdir) == rows
+    assert {path.name for path in (workdir / "checkpoints").iterdir() if path.is_dir()} == {"2", "4"}
+
+
+def test_other_errors_do_not_send_a_run_back(run, monkeypatch):
+    config, workdir, _ = run
+
+    def too_many(self, step, **keywords):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.restore", too_many)
+    with pytest.raises(OSError, match="Too many open files"):
+        resumed(config, workdir)
+    path = folder_of(workdir, 4) / digests.FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(
+        UserError, match="has the format 99, and this version of the program knows formats up"
+    ):
+        resumed(config, workdir)
+    assert {path.name for path in (workdir / "checkpoints").iterdir() if path.is_dir()} == {"2", "4"}
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digests(run):
+    config, workdir, state = run
+    (folder_of(workdir, 4) / digests.FILE).unlink()
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        with pytest.raises(DamagedError, match=r"digests.json is missing"):
+            checkpoints.restore(state, 4)
+    path = folder_of(workdir, 4) / "progress" / "metadata"
+    stored = json.loads(path.read_text())
+    assert stored.pop("format") == 2
+    path.write_text(json.dumps(stored))
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert same_bits(checkpoints.restore(state, 4)[0], state)
+
+
+def test_resume_from_an_older_step_happens_once(run, capsys):
+    config, workdir, state = run
+    rows = read_rows(workdir)
+    with pytest.raises(UserError, match="--resume_from is 3, but .* no such checkpoint: choose one of 2, 4"):
+        resumed(config, workdir, resume_from=3)
+    assert same_bits(resumed(config, workdir, resume_from=2), state) and read_rows(workdir) == rows
+    told = capsys.readouterr().err
+    assert "checkpoints/4 is newer. It is now in" in told and "training goes on from step 2." in told
+    assert "Resuming from epoch 1" in told and folder_of(workdir, "4.set_aside").is_dir()
+    resumed(config, workdir, resume_from=2)
+    told = capsys.readouterr().err
+    assert "gone back to step 2 before" in told and "Resuming from epoch 2" in told
+    (workdir / "resumed_from.json").unlink()
+    resumed(config, workdir, resume_from=2)
+    assert folder_of(workdir, "4.set_aside_2").is_dir()
+
+
+@pytest.mark.parametrize("replacement", ["complete", "damaged", "none"])
+def test_a_checkpoint_is_kept_until_its_replacement_is_complete(run, replacement):
+    config, workdir, state = run
+    shutil.copytree(folder_of(workdir, 4), folder_of(workdir, "4.replaced"))
+    if replacement == "none":
+        shutil.rmtree(folder_of(workdir, 4))
+    elif replacement == "damaged":
+        largest(workdir, 4).write_bytes(b"short")
+    assert same_bits(resumed(config, workdir), state)
+    assert folder_of(workdir, 4).is_dir() and not folder_of(workdir, "4.replaced").exists()
+    assert folder_of(workdir, "4.damaged").exists() == (replacement == "damaged")
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert checkpoints.steps == [2, 4] and same_bits(checkpoints.restore(state, 4)[0], state)
+
+
+def test_a_save_waits_for_the_one_before_it(run, tmp_path, monkeypatch):
+    config, workdir, state = run
+    write, written = digests.write, []
+
+    def slowly(folder):
+        time.sleep(0.5)
+        written.append(folder.name)
+        write(folder)
+
+    monkeypatch.setattr(digests, "write", slowly)
+    with Checkpoints(tmp_path / "other", keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, Progress(0, step), None)
+        checkpoints.save(3, state, Progress(1, 0), {"val_psnr_prior": 1.0}, replace=True)
+        checkpoints.wait()
+        assert checkpoints.steps == [1, 2, 3] and len(written) == 4
+        assert checkpoints.restore(state, 3)[1] == Progress(1, 0)
+        assert not list(checkpoints.folder.glob("*.*"))
+
+
+def test_one_process_trains_a_run(run):
+    config, workdir, _ = run
+    first = open_run(config, workdir, jax.local_devices()[:1])
+    with pytest.raises(UserError, match="Another process trains the run in .*give another --workdir"):
+        open_run(config, workdir, jax.local_devices()[:1])
+    first.finish()
+    open_run(config, workdir, jax.local_devices()[:1]).finish()
+
+
+# Preemption
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3, 4, 6, 9], ids=lambda number: f"poll {number}")
+def test_a_preempted_run_saves_and_goes_on_bitwise(data, run, tmp_path, asked):
+    """It is polled before the first of an epoch's two steps, after each, and after each validated clip."""
+    config, workdir, state = run
+    parted, polls = tmp_path / "parted", iter(range(1, 1000))
+    first = open_run(config, parted, jax.local_devices()[:1])
+    with pytest.raises(Preempted) as stop:
+        first.finish(lambda: next(polls) == asked)
+    assert stop.value.step == min(asked - 1, 2) if asked < 9 else stop.value.step in (2, 3, 4)
+    with pytest.raises(Preempted) as again:  # before anything is done
+        open_run(config, parted, jax.local_devices()[:1]).finish(lambda: True)
+    assert again.value.step == stop.value.step
+    with Checkpoints(parted, read_only=True) as checkpoints:
+        assert checkpoints.steps[-1:] == ([stop.value.step] if stop.value.step else [])
+    assert same_bits(resumed(config, parted), state) and read_rows(parted) == read_rows(workdir)
+    assert not list((parted / "checkpoints").glob("*.*"))
+    with Checkpoints(parted, read_only=True) as one, Checkpoints(workdir, read_only=True) as other:
+        assert one.find("best") == other.find("best") and set(other.steps) <= set(one.steps)
+        assert one.restore(state, 2)[1] == Progress(1, 0)
+
+
+def test_a_first_sigterm_is_noticed_and_a_later_one_ends_the_program(tmp_path):
+    program = (
+        "import os, signal, sys, time\n"
+        "from cvae_jax.runtime import preemption\n"
+        "with preemption.noticed() as arrived:\n"
+        "    assert not arrived()\n"
+        "    for _ in range(2):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert arrived()\n"
+        "    time.sleep(float(sys.argv[1]))\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n"
+    )
+    for seconds, status in (("0", 0), ("1.1", -signal.SIGTERM)):
+        assert subprocess.run([sys.executable, "-c", program, seconds], cwd=ROOT).returncode == status
+
+
+def test_threads_cannot_catch_signals():
+    found = []
+
+    def elsewhere():
+        with preemption.noticed() as arrived:
+            found.append(arrived())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert found == [False]
