@@ -24,11 +24,12 @@ from cvae_jax.evaluation.validation import Validation
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
+from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import exclusive, replacing
 from cvae_jax.runtime.progress import tell
 from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE
-from cvae_jax.training.checkpoint import Checkpoints, has_checkpoint
-from cvae_jax.training.checkpoint_folder import refuse_unknown_step
+from cvae_jax.training.checkpoint import Checkpoints
+from cvae_jax.training.checkpoint_folder import has_checkpoint, refuse_unknown_step
 from cvae_jax.training.controls import Controls
 from cvae_jax.training.logging import Writers, start_wandb
 from cvae_jax.training.loop import Cadence, Run
@@ -47,7 +48,7 @@ def train(
     """Train as the config says, writing to `workdir`, or resume the run that is there.
 
     extend: whether a resumed run may have more epochs than it was started with, which stretches its
-    schedules. resume_from: see `Checkpoints.resume`.
+    schedules. resume_from: see `cvae_jax.training.resume.resume`.
 
     Returns the final state. Raises UserError before anything expensive for mistakes a user can fix, and
     NonFiniteError when a loss or gradient is not finite; the checkpoints stay as they were.
@@ -87,7 +88,8 @@ def _open(
 ) -> Run:
     parts = Components.build(config)
     parts.require_packages()
-    lock = exclusive(workdir, f"Another process trains the run in {workdir}; give another --workdir.")
+    held = f"Another process or run trains in {workdir}; wait for it, or give another --workdir."
+    lock = exclusive(workdir, held)
     is_new = not workdir.exists()  # then nothing is written before the data have been checked
     if not is_new:
         stack.enter_context(lock)
@@ -146,6 +148,8 @@ def _open(
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
     if is_new:
         stack.enter_context(lock)
+        if has_checkpoint(workdir):  # another process began this run in the meantime
+            raise UserError(held)
     config_files.save(config, workdir)
     for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
         with replacing(workdir / name) as partial:

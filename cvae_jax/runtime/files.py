@@ -60,7 +60,7 @@ def exclusive(folder: Path, held: str) -> Iterator[None]:
 
     Raises UserError with the sentence `held` where another process holds it, and where it cannot be written.
     """
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    lock = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -29,7 +29,7 @@ from cvae_jax.training.state import TrainState
 
 BEST = "val_psnr_prior"
 NONE_LEFT = "no other one is sound: put a copy in its place, or give another --workdir"
-_SAVING = threading.Lock()
+_SAVING = threading.RLock()
 
 
 @dataclasses.dataclass
@@ -140,55 +140,27 @@ class Checkpoints:
             folder = self._folder_of(step)
             found = digests.damage(folder, only="metrics/")
             if found and self._read_only:
-                time.sleep(1)  # training deletes old checkpoints
-                if not (folder / digests.FILE).exists():
+                if "missing" in found:  # training deletes old checkpoints, and orbax does not mind
                     continue
                 raise DamagedError(folder, found, f"move it out of {self.folder} to use the others")
             if found:
                 damaged[step] = found
-        if damaged and len(damaged) == len(steps):
-            raise DamagedError(self._folder_of(steps[-1]), damaged[steps[-1]], NONE_LEFT)
+        others = [self._folder_of(step) for step in steps if step not in damaged]
+        if damaged and all(digests.damage(folder) for folder in others):
+            newest = max(damaged)
+            raise DamagedError(self._folder_of(newest), damaged[newest], NONE_LEFT)
         for step, found in damaged.items():
             error = DamagedError(self._folder_of(step), found)
             warn(f"{error} It is now in {checkpoint_folder.set_aside(self._folder_of(step), DAMAGED)}.")
 
-    def resume(self, template: TrainState, step: int | None = None) -> tuple[TrainState, Progress] | None:
-        """Return the state and progress to go on from, or None where there is no checkpoint.
-
-        step: None goes on from the newest checkpoint that is not damaged, and sets newer ones aside. A number
-        goes on from that step and sets newer ones aside, but only the first time: a job that is started again
-        by the same command must not begin again. The template gives the shapes.
-
-        Raises DamagedError where all checkpoints, or that of the given step, are damaged, and UserError where
-        one cannot be read into the template; nothing is renamed then.
-        """
-        if step in checkpoint_folder.steps_resumed_from(self._workdir):
-            warn(
-                f"The run has gone back to step {step} before; it is resumed from its newest checkpoint. To "
-                f"go back once more, delete {self._workdir / checkpoint_folder.RESUMED_FILE}."
-            )
-            step = None
-        damaged: dict[int, DamagedError] = {}
-        for chosen in [step] if step is not None else reversed(self.steps):
-            try:
-                restored = self._restore(chosen, ocp.args.StandardRestore(template))
-            except DamagedError as error:
-                damaged[chosen] = error
-                continue
-            for newer in [other for other in self.steps if other > chosen]:
-                what = damaged.get(newer, f"The checkpoint {self._folder_of(newer)} is newer.")
-                suffix = DAMAGED if newer in damaged else SET_ASIDE
-                kept = checkpoint_folder.set_aside(self._folder_of(newer), suffix)
-                warn(f"{what} It is now in {kept}; training goes on from step {chosen}.")
-            self._manager.reload()
-            if step is not None:
-                checkpoint_folder.note_resumed_from(self._workdir, step)
-            return restored
-        if damaged:
-            newest = max(damaged)
-            advice = self._advice(newest, "--resume_from") if step is not None else NONE_LEFT
-            raise DamagedError(self._folder_of(newest), damaged[newest].found, advice)
-        return None
+    def set_newer_aside(self, step: int, damaged: dict[int, DamagedError]) -> None:
+        """Rename the folders of checkpoints after a step, some of which are damaged, and say so."""
+        for newer in [other for other in self.steps if other > step]:
+            what = damaged.get(newer, f"The checkpoint {self._folder_of(newer)} is newer.")
+            suffix = DAMAGED if newer in damaged else SET_ASIDE
+            kept = checkpoint_folder.set_aside(self._folder_of(newer), suffix)
+            warn(f"{what} It is now in {kept}; training goes on from step {step}.")
+        self._manager.reload()
 
     def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:
         """Return the state and progress of a step; the template gives the shapes.
@@ -208,7 +180,7 @@ class Checkpoints:
         try:
             restored, progress = self._restore(step, ocp.args.PyTreeRestore(wanted, partial_restore=True))
         except DamagedError as error:
-            advice = self._advice(step, "--checkpoint")
+            advice = self.advice(step, "--checkpoint")
             raise DamagedError(self._folder_of(step), error.found, advice) from None
         self._refuse_other_shapes(restored, wanted, step)
         return {"params": restored[name], "batch_stats": restored["batch_stats"]}, progress
@@ -230,13 +202,25 @@ class Checkpoints:
                     "as the run was trained with it."
                 )
 
-    def _advice(self, step: int, flag: str) -> str:
+    def advice(self, step: int, flag: str) -> str:
         """Return how to use another checkpoint than that of a step."""
         others = [other for other in self.steps if other != step]
         sound = [str(other) for other in others if digests.damage(self._folder_of(other)) is None]
         return f"choose another one with {flag}: {', '.join(sound)}" if sound else NONE_LEFT
 
     def _restore(self, step: int, state: ocp.args.CheckpointArgs) -> tuple[Any, Progress]:
+        try:
+            return self._read(step, state)
+        except UserError:
+            time.sleep(self._read_only)  # a second, in which training may delete what it has begun to delete
+            if self._read_only and not self._folder_of(step).exists():
+                raise UserError(
+                    f"Training has deleted the checkpoint {self._folder_of(step)} in the meantime; run the "
+                    "command again."
+                ) from None
+            raise
+
+    def _read(self, step: int, state: ocp.args.CheckpointArgs) -> tuple[Any, Progress]:
         folder = self._folder_of(step)
         found = digests.damage(folder)
         if found:
@@ -281,9 +265,10 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when everything saved is on disk."""
-        self._manager.wait_until_finished()
-        if not self._read_only:
-            checkpoint_folder.settle_replaced(self._workdir)
+        with _SAVING:
+            self._manager.wait_until_finished()
+            if not self._read_only:
+                checkpoint_folder.settle_replaced(self._workdir)
 
     def close(self) -> None:
         """Finish writing and release the manager."""
@@ -293,11 +278,6 @@ class Checkpoints:
             self._manager.close()
             if not self._read_only:
                 checkpoint_folder.settle_replaced(self._workdir)
-
-
-def has_checkpoint(workdir: Path) -> bool:
-    """Return whether a workdir holds a complete checkpoint."""
-    return bool(checkpoint_folder.stored_steps(workdir))
 
 
 def restore_for_evaluation(
@@ -318,8 +298,3 @@ def restore_for_evaluation(
         shapes = variable_shapes(model, frame_size, label_size)
         variables, progress = checkpoints.restore_parameters(shapes, step, averaged)
     return variables, step, progress
-
-
-def checkpoint_metrics(row: dict[str, Any]) -> dict[str, float] | None:
-    """Return the part of an epoch's row by which the best checkpoint is chosen, if it was validated."""
-    return None if row[BEST] is None else {BEST: row[BEST]}

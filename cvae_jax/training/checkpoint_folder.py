@@ -23,6 +23,11 @@ def stored_steps(workdir: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Return whether a workdir holds a complete checkpoint."""
+    return bool(stored_steps(workdir))
+
+
 def move_to_replace(folder: Path) -> None:
     """Rename the folder of a checkpoint that will be written anew; it stays usable until that is done."""
     folder.rename(folder.with_name(f"{folder.name}.{REPLACED}"))
@@ -32,7 +37,7 @@ def settle_replaced(workdir: Path) -> None:
     """Delete checkpoints that have been replaced, and take back those whose replacement is not sound."""
     for replaced in (workdir / FOLDER).glob(f"*.{REPLACED}"):
         folder = replaced.with_suffix("")
-        if folder.exists() and digests.damage(folder) is None:
+        if digests.is_sound(folder):
             shutil.rmtree(replaced)
             continue
         if folder.exists():

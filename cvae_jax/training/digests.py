@@ -16,13 +16,17 @@ _FILLED_LATER = "_CHECKPOINT_METADATA"  # after the digests are taken
 
 
 def write(folder: Path) -> None:
-    """Write the digests of all files of a checkpoint beside them, and wait until they are on disk."""
+    """Write the digests of all files of a checkpoint beside them, and wait until all of it is on disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILLED_LATER)
     digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-    with (folder / FILE).open("w") as file:
-        json.dump({"format": FORMAT, "blake2b": digests}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / FILE).write_text(json.dumps({"format": FORMAT, "blake2b": digests}, indent=1) + "\n")
+    folders = [path for path in folder.rglob("*") if path.is_dir()]
+    for path in [*files, folder / FILE, *folders, folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def damage(folder: Path, only: str = "") -> str | None:
@@ -39,6 +43,8 @@ def damage(folder: Path, only: str = "") -> str | None:
         return None
     except (ValueError, KeyError, TypeError):
         return f"{FILE} cannot be read"
+    except OSError as error:
+        return _unreadable(FILE, error)
     if isinstance(form, int) and form > FORMAT:
         raise UserError(
             f"The checkpoint {folder} has the format {form}, and this version of the program knows formats "
@@ -54,12 +60,22 @@ def damage(folder: Path, only: str = "") -> str | None:
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
-            if error.errno != errno.EIO:  # others, such as too many open files, say nothing about the disk
-                raise
-            return f"{name} cannot be read"
+            return _unreadable(name, error)
         if found != digest:
             return f"{name} is not as it was written"
     return None
+
+
+def is_sound(folder: Path) -> bool:
+    """Return whether a checkpoint has digests and its files agree with them."""
+    return (folder / FILE).exists() and damage(folder) is None
+
+
+def _unreadable(name: str, error: OSError) -> str:
+    """Return what is wrong with a file on a failing disk; raise other errors, such as too many open files."""
+    if error.errno != errno.EIO:
+        raise error
+    return f"{name} cannot be read"
 
 
 def _digest(path: Path) -> str:

@@ -16,10 +16,10 @@ from jaxtyping import PyTree
 from cvae_jax.data.loader import TrainLoader, pad_to_devices
 from cvae_jax.runtime.devices import Devices, prefetch
 from cvae_jax.runtime.progress import Announcement, announce_resume, epoch_bar
-from cvae_jax.training.checkpoint import Checkpoints, Progress, checkpoint_metrics
+from cvae_jax.training.checkpoint import BEST, Checkpoints, Progress
 from cvae_jax.training.controls import Controls
 from cvae_jax.training.logging import Writers
-from cvae_jax.training.resume import append_row, keep_rows, refuse_non_finite
+from cvae_jax.training.resume import append_row, keep_rows, refuse_non_finite, resume
 from cvae_jax.training.state import TrainState
 
 
@@ -83,7 +83,7 @@ class Run:
       train_step: the mapped function of `make_train_step`.
       metrics_file: gets one row per epoch.
       should_stop: asked after every step; True raises Stopped.
-      resume_from: see `Checkpoints.resume`.
+      resume_from: see `resume`.
       resources: what the run has open; closed when it ends.
     """
 
@@ -120,7 +120,7 @@ class Run:
     def _start(self) -> tuple[TrainState, Progress]:
         progress = Progress()
         template = jax.eval_shape(self.initial_state)
-        restored = self.checkpoints.resume(template, self.resume_from)
+        restored = resume(self.checkpoints, self.metrics_file.parent, template, self.resume_from)
         if restored:
             state, progress = restored
             announce_resume(progress.epoch, progress.batch)
@@ -201,10 +201,9 @@ class Run:
         append_row(self.metrics_file, row)
         self.writers.epoch(row)
         if self.cadence.saves(epoch):
+            chosen_by = None if row[BEST] is None else {BEST: row[BEST]}
             unvalidated = progress.batch == self.loader.num_batches  # where the run was resumed
-            self.checkpoints.save(
-                row["step"], state, Progress(epoch + 1), checkpoint_metrics(row), replace=unvalidated
-            )
+            self.checkpoints.save(row["step"], state, Progress(epoch + 1), chosen_by, replace=unvalidated)
         if self.cadence.is_last(epoch):
             self.checkpoints.wait()
         return state

@@ -1,4 +1,4 @@
-"""What a resumed run checks and repairs before it continues, and the rows it continues."""
+"""Where a run resumes, what it checks and repairs before it continues, and the rows it continues."""
 
 from __future__ import annotations
 
@@ -6,9 +6,54 @@ import json
 import os
 from pathlib import Path
 
-from cvae_jax.runtime.errors import NonFiniteError, UserError
+from cvae_jax.runtime.errors import DamagedError, NonFiniteError, UserError
 from cvae_jax.runtime.files import nan_to_null, replacing
-from cvae_jax.training.checkpoint import Checkpoints
+from cvae_jax.runtime.progress import warn
+from cvae_jax.training import checkpoint_folder
+from cvae_jax.training.checkpoint import NONE_LEFT, Checkpoints, Progress
+from cvae_jax.training.state import TrainState
+
+
+def resume(
+    checkpoints: Checkpoints, workdir: Path, template: TrainState, step: int | None = None
+) -> tuple[TrainState, Progress] | None:
+    """Return the state and progress to go on from, or None where there is no checkpoint.
+
+    step: None goes on from the newest checkpoint that is not damaged, and sets newer ones aside. A number
+    goes on from that step and sets newer ones aside, but only the first time: a job that is started again by
+    the same command must not begin again. The template gives the shapes.
+
+    Raises DamagedError where all checkpoints, or that of the given step, are damaged, and UserError where one
+    cannot be read into the template; nothing is renamed then.
+    """
+    if step in checkpoint_folder.steps_resumed_from(workdir):
+        warn(
+            f"The run has gone back to step {step} before; it is resumed from its newest checkpoint. To go "
+            f"back once more, delete {workdir / checkpoint_folder.RESUMED_FILE}."
+        )
+        step = None
+    steps = checkpoints.steps
+    if step is not None and step not in steps:
+        raise UserError(
+            f"--resume_from is {step}, but that checkpoint has been set aside; choose one of "
+            f"{', '.join(map(str, steps))}."
+        )
+    damaged: dict[int, DamagedError] = {}
+    for chosen in reversed(steps) if step is None else [step]:
+        try:
+            restored = checkpoints.restore(template, chosen)
+        except DamagedError as error:
+            damaged[chosen] = error
+            continue
+        checkpoints.set_newer_aside(chosen, damaged)
+        if step is not None:
+            checkpoint_folder.note_resumed_from(workdir, step)
+        return restored
+    if damaged:
+        newest = max(damaged)
+        advice = NONE_LEFT if step is None else checkpoints.advice(newest, "--resume_from")
+        raise DamagedError(checkpoints.folder / str(newest), damaged[newest].found, advice)
+    return None
 
 
 def refuse_other_data(path: Path, found: str, trained: bool) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: damage is noticed, an older one takes over, and a run that is asked to stop saves first."""
 
+import errno
 import json
 import shutil
 import signal
@@ -91,9 +92,7 @@ def test_evaluation_refuses_a_damaged_checkpoint(run):
     known = restore_for_evaluation(model, workdir, "last", (16, 12), None, averaged=False)
     assert known[1] == 4 and same_bits(known[0]["params"], state.params)
     largest(workdir, 4).write_bytes(b"short")
-    with pytest.raises(
-        DamagedError, match=r"4 is damaged \(.*\); choose another one with --checkpoint: 2\."
-    ):
+    with pytest.raises(DamagedError, match=r"4 is damaged \(.*\); choose another one with --checkpoint: 2\."):
         restore_for_evaluation(model, workdir, "last", (16, 12), None, averaged=False)
     largest(workdir, 2).write_bytes(b"short")
     with pytest.raises(DamagedError, match="no other one is sound: put a copy in its place"):
@@ -182,7 +181,51 @@ def test_resume_from_an_older_step_happens_once(run, capsys):
     assert folder_of(workdir, "4.set_aside_2").is_dir()
 
 
-@pytest.mark.parametrize("replacement", ["complete", "damaged", "none"])
+@pytest.mark.parametrize("requested", [None, 4])
+def test_damaged_metrics_and_a_damaged_state_beside_them_change_nothing(run, requested):
+    config, workdir, _ = run
+    DAMAGE["metrics"](None, folder_of(workdir, 4))
+    largest(workdir, 2).write_bytes(b"short")
+    with pytest.raises(DamagedError, match=r"checkpoints/4 is damaged \(.*\); no other one is sound"):
+        resumed(config, workdir, resume_from=requested)
+    assert {path.name for path in (workdir / "checkpoints").iterdir() if path.is_dir()} == {"2", "4"}
+
+
+def test_a_requested_checkpoint_whose_metrics_are_damaged(run):
+    config, workdir, _ = run
+    DAMAGE["metrics"](None, folder_of(workdir, 4))
+    with pytest.raises(UserError, match="--resume_from is 4, but that checkpoint has been set aside; .* 2"):
+        resumed(config, workdir, resume_from=4)
+
+
+def test_a_failing_disk_is_damage(run, monkeypatch):
+    _, workdir, _ = run
+    assert digests.is_sound(folder_of(workdir, 4))
+
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(digests, "_digest", fail)
+    assert "cannot be read" in digests.damage(folder_of(workdir, 4))
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert digests.damage(folder_of(workdir, 4)) == "digests.json cannot be read"
+
+
+def test_evaluation_beside_a_run_that_deletes_checkpoints(run, monkeypatch):
+    """Orbax deletes a folder file by file."""
+    config, workdir, state = run
+    (folder_of(workdir, 2) / "metrics" / "metrics").unlink()
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        assert same_bits(checkpoints.restore(state, 4)[0], state)
+        with pytest.raises(DamagedError, match=r"2 is damaged \(metrics/metrics is missing\)"):
+            checkpoints.restore(state, 2)
+        largest(workdir, 2).unlink()
+        monkeypatch.setattr("time.sleep", lambda seconds: shutil.rmtree(folder_of(workdir, 2)))
+        with pytest.raises(UserError, match="Training has deleted the checkpoint .*/2 in the meantime"):
+            checkpoints.restore(state, 2)
+
+
+@pytest.mark.parametrize("replacement", ["complete", "damaged", "without digests", "none"])
 def test_a_checkpoint_is_kept_until_its_replacement_is_complete(run, replacement):
     config, workdir, state = run
     shutil.copytree(folder_of(workdir, 4), folder_of(workdir, "4.replaced"))
@@ -190,9 +233,11 @@ def test_a_checkpoint_is_kept_until_its_replacement_is_complete(run, replacement
         shutil.rmtree(folder_of(workdir, 4))
     elif replacement == "damaged":
         largest(workdir, 4).write_bytes(b"short")
+    elif replacement == "without digests":
+        (folder_of(workdir, 4) / digests.FILE).unlink()
     assert same_bits(resumed(config, workdir), state)
     assert folder_of(workdir, 4).is_dir() and not folder_of(workdir, "4.replaced").exists()
-    assert folder_of(workdir, "4.damaged").exists() == (replacement == "damaged")
+    assert folder_of(workdir, "4.damaged").exists() == (replacement in ("damaged", "without digests"))
     with Checkpoints(workdir, read_only=True) as checkpoints:
         assert checkpoints.steps == [2, 4] and same_bits(checkpoints.restore(state, 4)[0], state)
 
@@ -220,7 +265,7 @@ def test_a_save_waits_for_the_one_before_it(run, tmp_path, monkeypatch):
 def test_one_process_trains_a_run(run):
     config, workdir, _ = run
     first = open_run(config, workdir, jax.local_devices()[:1])
-    with pytest.raises(UserError, match="Another process trains the run in .*give another --workdir"):
+    with pytest.raises(UserError, match="Another process or run trains in .*; wait for it, or give"):
         open_run(config, workdir, jax.local_devices()[:1])
     first.finish()
     open_run(config, workdir, jax.local_devices()[:1]).finish()
