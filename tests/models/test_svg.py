@@ -390,8 +390,8 @@ def test_a_resumed_run_is_the_same(grey_data, tmp_path):
     run = open_run(config, tmp_path / "parted", one)
     save = run.checkpoints.save
 
-    def save_then_die(*arguments):
-        save(*arguments)
+    def save_then_die(*arguments, **keywords):
+        save(*arguments, **keywords)
         run.checkpoints.wait()
         raise KeyboardInterrupt
 

@@ -115,8 +115,8 @@ def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path, changes):
     run = open_run(config, parted, jax.local_devices()[:1])
     save = run.checkpoints.save
 
-    def save_then_die(step, *rest):
-        save(step, *rest)
+    def save_then_die(step, *rest, **keywords):
+        save(step, *rest, **keywords)
         run.checkpoints.wait()
         if step == 3:  # the second epoch's first step
             raise Killed
