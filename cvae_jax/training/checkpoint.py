@@ -159,7 +159,7 @@ class Checkpoints:
             what = damaged.get(newer, f"The checkpoint {self._folder_of(newer)} is newer.")
             suffix = DAMAGED if newer in damaged else SET_ASIDE
             kept = checkpoint_folder.set_aside(self._folder_of(newer), suffix)
-            warn(f"{what} It is now in {kept}; training goes on from step {step}.")
+            warn(f"{what} It has been moved to {kept}; training resumes from step {step}.")
         self._manager.reload()
 
     def restore(self, template: TrainState, step: int) -> tuple[TrainState, Progress]:

@@ -119,8 +119,8 @@ class Run:
 
     def _start(self) -> tuple[TrainState, Progress]:
         progress = Progress()
-        template = jax.eval_shape(self.initial_state)
-        restored = resume(self.checkpoints, self.metrics_file.parent, template, self.resume_from)
+        workdir = self.metrics_file.parent
+        restored = resume(self.checkpoints, workdir, self.initial_state, self.resume_from)
         if restored:
             state, progress = restored
             announce_resume(progress.epoch, progress.batch)

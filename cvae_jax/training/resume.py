@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+import jax
 
 from cvae_jax.runtime.errors import DamagedError, NonFiniteError, UserError
 from cvae_jax.runtime.files import nan_to_null, replacing
@@ -15,16 +18,19 @@ from cvae_jax.training.state import TrainState
 
 
 def resume(
-    checkpoints: Checkpoints, workdir: Path, template: TrainState, step: int | None = None
+    checkpoints: Checkpoints,
+    workdir: Path,
+    initial_state: Callable[[], TrainState],
+    step: int | None = None,
 ) -> tuple[TrainState, Progress] | None:
     """Return the state and progress to go on from, or None where there is no checkpoint.
 
-    step: None goes on from the newest checkpoint that is not damaged, and sets newer ones aside. A number
-    goes on from that step and sets newer ones aside, but only the first time: a job that is started again by
-    the same command must not begin again. The template gives the shapes.
+    step: None resumes from the newest checkpoint that is not damaged; a number resumes from that step, but
+    only once, so that restarting a job with the same command keeps its progress. Newer checkpoints are set
+    aside. initial_state: gives the shapes; it is not computed.
 
     Raises DamagedError where all checkpoints, or that of the given step, are damaged, and UserError where one
-    cannot be read into the template; nothing is renamed then.
+    is of another model; nothing is renamed then.
     """
     if step in checkpoint_folder.steps_resumed_from(workdir):
         warn(
@@ -41,7 +47,7 @@ def resume(
     damaged: dict[int, DamagedError] = {}
     for chosen in reversed(steps) if step is None else [step]:
         try:
-            restored = checkpoints.restore(template, chosen)
+            restored = checkpoints.restore(jax.eval_shape(initial_state), chosen)
         except DamagedError as error:
             damaged[chosen] = error
             continue

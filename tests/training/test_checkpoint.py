@@ -171,7 +171,7 @@ def test_resume_from_an_older_step_happens_once(run, capsys):
         resumed(config, workdir, resume_from=3)
     assert same_bits(resumed(config, workdir, resume_from=2), state) and read_rows(workdir) == rows
     told = capsys.readouterr().err
-    assert "checkpoints/4 is newer. It is now in" in told and "training goes on from step 2." in told
+    assert "checkpoints/4 is newer. It has been moved to" in told and "training resumes from step 2." in told
     assert "Resuming from epoch 1" in told and folder_of(workdir, "4.set_aside").is_dir()
     resumed(config, workdir, resume_from=2)
     told = capsys.readouterr().err
