@@ -22,6 +22,7 @@ from cvae_jax.evaluation.evaluate import shared_scorer
 from cvae_jax.evaluation.measures import choose
 from cvae_jax.evaluation.validation import Validation
 from cvae_jax.models.interface import init_variables
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
@@ -88,21 +89,27 @@ def _open(
 ) -> Run:
     parts = Components.build(config)
     parts.require_packages()
+    processes.require_same("configs", config.to_json_best_effort(sort_keys=True))
     held = f"Another process or run trains in {workdir}; wait for it, or give another --workdir."
     lock = exclusive(workdir, held)
-    is_new = not workdir.exists()  # then nothing is written before the data have been checked
-    if not is_new:
-        stack.enter_context(lock)
-    if resume_from is not None:
-        refuse_unknown_step(workdir, resume_from)
+    is_new = processes.on_first(lambda: not workdir.exists())
     cache = cache or Cache()
-    trained = has_checkpoint(workdir)  # else there is nothing to protect
-    if trained and (workdir / config_files.FILE).exists():
-        stored = config_files.load(workdir, defaults.get_config())
-        config_files.refuse_other_training(config, stored, workdir, extend)
+
+    def check_workdir() -> None:
+        if not is_new:  # else nothing is written before the data have been checked
+            stack.enter_context(lock)
+        if resume_from is not None:
+            refuse_unknown_step(workdir, resume_from)
+        if has_checkpoint(workdir) and (workdir / config_files.FILE).exists():
+            stored = config_files.load(workdir, defaults.get_config())
+            config_files.refuse_other_training(config, stored, workdir, extend)
+
+    processes.on_first(check_workdir)
     data = load_data(config.data, config.n_past, cache)
     data_now = data_hash(data["train"])
-    refuse_other_data(workdir / DATA_FILE, data_now, trained)
+    processes.on_first(lambda: refuse_other_data(workdir / DATA_FILE, data_now, has_checkpoint(workdir)))
+    chosen = Devices(devices)
+    size = chosen.padded(config.batch_size)
     loader = TrainLoader(
         data["train"],
         clip_length=config.clip_length,
@@ -115,6 +122,8 @@ def _open(
         clips_per_epoch=config.data.clips_per_epoch,
         reference=config.data.reference,
         n_past=config.n_past,
+        padded_size=size,
+        share=chosen.share(size),
     )
     if loader.too_short:
         tell(
@@ -135,7 +144,6 @@ def _open(
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     parts.objective.check_frame_size(*frame_size)
-    chosen = Devices(devices)
     # None where it changes nothing, so that such runs share one compiled step.
     throughout = controls.throughout if parts.rollout.fold_time else None
     train_step = cache.get(
@@ -146,23 +154,29 @@ def _open(
     )
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
-    if is_new:
-        stack.enter_context(lock)
-        if has_checkpoint(workdir):  # another process began this run in the meantime
-            raise UserError(held)
-    config_files.save(config, workdir)
-    for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
-        with replacing(workdir / name) as partial:
-            partial.write_text(text + "\n")
-    wandb = start_wandb(config, workdir) if config.wandb else None
-    writers = Writers(workdir, config.log.images, wandb)
-    stack.callback(writers.close)
-    checkpoints = Checkpoints(
-        workdir,
-        keep=parts.checkpoint.keep,
-        period=parts.checkpoint.save_every * loader.num_batches,
-    )
-    stack.callback(checkpoints.close)
+
+    def open_workdir() -> None:
+        if is_new:
+            stack.enter_context(lock)
+            if has_checkpoint(workdir):  # another process began this run in the meantime
+                raise UserError(held)
+        config_files.save(config, workdir)
+        for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
+            with replacing(workdir / name) as partial:
+                partial.write_text(text + "\n")
+
+    processes.on_first(open_workdir)
+    checkpoints, writers = processes.idle(), processes.idle()
+    if processes.is_first():
+        wandb = start_wandb(config, workdir) if config.wandb else None
+        writers = Writers(workdir, config.log.images, wandb)
+        stack.callback(writers.close)
+        checkpoints = Checkpoints(
+            workdir,
+            keep=parts.checkpoint.keep,
+            period=parts.checkpoint.save_every * loader.num_batches,
+        )
+        stack.callback(checkpoints.close)
     return Run(
         initial_state=functools.partial(_initial_state, parts, config.seed, frame_size, label_size),
         loader=loader,

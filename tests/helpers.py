@@ -71,6 +71,16 @@ def random_steps(rng, frames, label, latent_shape, n_past=1):
     )
 
 
+def pad_to_devices(batch, num_devices):
+    """A batch filled up to a multiple of the device count with masked copies of its first clip."""
+    size = len(batch["mask"])
+    extra = -size % num_devices
+    padded = {k: np.concatenate([v, np.repeat(v[:1], extra, axis=0)]) for k, v in batch.items()}
+    padded["mask"][size:] = 0
+    padded["index"][size:] = np.arange(size, size + extra)
+    return padded
+
+
 def read_rows(workdir):
     rows = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]

@@ -7,8 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cvae_jax.data import datasets
-from cvae_jax.data.clips import Recording
+from cvae_jax.data.clips import Recording, data_hash
 from cvae_jax.data.dataset import Ceiling
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import user_cache_folder
@@ -23,19 +24,31 @@ def load_data(data: ConfigDict, n_past: int, cache: Cache | None = None) -> dict
     predicted has no frame after its n_past context frames.
     """
     key = ("data", data.to_json(sort_keys=True), n_past)
-    return (cache or Cache()).get(key, lambda: _load(data, n_past))
+    return (cache or Cache()).get(key, lambda: _load_alike(data, n_past))
+
+
+def _load_alike(data: ConfigDict, n_past: int) -> dict[str, list[Recording]]:
+    """Load the data in every process of the job; the first process of each host prepares them."""
+    found = processes.first_of_host_first(lambda: _load(data, n_past))
+    if processes.count() > 1:
+        processes.require_same(
+            "data", "\n".join(f"{name} {data_hash(split)}" for name, split in found.items())
+        )
+    return found
 
 
 def load_ceiling(data: ConfigDict, split: str) -> Ceiling | None:
     """Return the ceiling of a split of the section `config.data`, prepared on first use; None: not known."""
-    data_set = datasets.find(data.name)
-    if data_set.ceiling is None:
+    ceiling = datasets.find(data.name).ceiling
+    if ceiling is None:
         return None
-    return data_set.ceiling(
-        split=split,
-        cache_dir=str(data.cache or DEFAULT_CACHE),
-        frame_size=data.frame_size,
-        options=datasets.make_options(data.name, _options(data)),
+    return processes.first_of_host_first(
+        lambda: ceiling(
+            split=split,
+            cache_dir=str(data.cache or DEFAULT_CACHE),
+            frame_size=data.frame_size,
+            options=datasets.make_options(data.name, _options(data)),
+        )
     )
 
 

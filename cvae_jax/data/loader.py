@@ -24,13 +24,16 @@ class TrainLoader:
     ends, so that no two overlap).
 
     Nothing needs saving for a resume: `batches(epoch, start)` begins where an interrupted epoch stopped.
-    A short last batch is filled up with copies of its first clip whose mask is 0.
+    Batches are filled up with copies of their first clip whose mask is 0.
 
     repeats: an epoch goes through all clips so many times, each time in another order.
     clips_per_epoch: an epoch takes at most so many clips, each epoch others; None takes all.
     reference: 'first': a clip's context frames are its first `n_past` frames. 'random': they are taken from
       anywhere in the recordings of its scene, anew in each epoch, so that a model learns to show the person
       from any frame. They follow each other as in the clip.
+    padded_size: what a batch is filled up to, at least `batch_size`; None: `batch_size`.
+    share: which clips of the filled batch are made; None: all. Whichever they are, `index` and `mask` are
+      those of the whole batch.
     read_threads: threads that make batches ahead of their use; the batches are the same for any number. 0
       makes each when it is asked for, which is fastest for recordings in memory (benchmarks/loader.py).
 
@@ -49,6 +52,8 @@ class TrainLoader:
     read_threads: int = 0
     reference: str = "first"
     n_past: int = 1
+    padded_size: int | None = None
+    share: slice | None = None
 
     def __post_init__(self) -> None:
         if self.reference not in REFERENCES:
@@ -96,7 +101,7 @@ class TrainLoader:
         """Return an iterator over the epoch's batches from number `start` on.
 
         Each holds frames uint8 (B, T, H, W, 3); labels, uint8 of that shape or float32 (B, T, A); mask
-        float32 (B,); and index int32 (B,), the clip's place in the global batch.
+        float32 (B,); and index int32 (B,), the clip's place in the whole batch.
         """
         batches = grain.MapDataset.source(self.source(epoch))[start:]
         options = grain.ReadOptions(self.read_threads, prefetch_buffer_size=2 * self.read_threads)
@@ -126,26 +131,24 @@ class TrainLoader:
         return chosen
 
     def batch(self, chosen: np.ndarray, references: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return the batch of the chosen clips, (recording, first frame) each, filled up to its size.
+        """Return the batch of the chosen clips, (recording, first frame) each, or the share of it.
 
         references: where each clip's context frames are, if they are not its first frames.
         """
-        real = len(chosen)
-        videos = {field: self._cut(chosen, self.clip_length, field) for field in ("frames", "labels")}
+        index = np.arange(self.padded_size or self.batch_size, dtype=np.int32)[self.share or slice(None)]
+        real = index < len(chosen)
+        source = np.where(real, index, 0)
+        videos = {field: self._cut(chosen[source], self.clip_length, field) for field in ("frames", "labels")}
         if references is not None:
             for field, video in videos.items():
-                video[:, : self.n_past] = self._cut(references, self.n_past, field)
-        return videos | {
-            "mask": (np.arange(self.batch_size) < real).astype(np.float32),
-            "index": np.arange(self.batch_size, dtype=np.int32),
-        }
+                video[:, : self.n_past] = self._cut(references[source], self.n_past, field)
+        return videos | {"mask": real.astype(np.float32), "index": index}
 
     def _cut(self, places: np.ndarray, length: int, field: str) -> np.ndarray:
-        """Return the frames or labels of clips from (recording, first frame) on, filled up to a batch."""
-        filled = np.concatenate([places, np.repeat(places[:1], self.batch_size - len(places), axis=0)])
+        """Return the frames or labels of clips from (recording, first frame) on."""
         covered = span(length, self.frame_step)
-        videos = (getattr(self.recordings[r], field) for r in filled[:, 0])
-        parts = (slice(first, first + covered, self.frame_step) for first in filled[:, 1])
+        videos = (getattr(self.recordings[r], field) for r in places[:, 0])
+        parts = (slice(first, first + covered, self.frame_step) for first in places[:, 1])
         return np.stack([video[part] for video, part in zip(videos, parts, strict=True)])
 
 
@@ -166,15 +169,3 @@ class EpochBatches:
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         own = slice(number * self.loader.batch_size, (number + 1) * self.loader.batch_size)
         return self.loader.batch(self.clips[own], None if self.references is None else self.references[own])
-
-
-def pad_to_devices(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray]:
-    """Fill a batch up to a multiple of the device count with masked copies of its first clip."""
-    size = len(batch["mask"])
-    extra = -size % num_devices
-    if extra == 0:
-        return batch
-    padded = {k: np.concatenate([v, np.repeat(v[:1], extra, axis=0)]) for k, v in batch.items()}
-    padded["mask"][size:] = 0
-    padded["index"][size:] = np.arange(size, size + extra)
-    return padded

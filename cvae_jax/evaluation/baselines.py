@@ -13,6 +13,7 @@ from cvae_jax.data.dataset import Ceiling
 from cvae_jax.evaluation.measures import Measures
 from cvae_jax.evaluation.nearest import Blend, choose_blend, chunks, frames_at, nearest
 from cvae_jax.evaluation.rows import ClipScores
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.progress import clip_bar
 
 _SCORED_AT_ONCE = 32  # frames of each baseline
@@ -87,20 +88,26 @@ def score_baselines(
 ) -> tuple[dict[str, list[ClipScores]], dict[str, str]]:
     """Return {row: a ClipScores per clip} of the baselines and the ceiling, and definitions of some rows."""
     baselines = Baselines(train)
-    scores: dict[str, list[ClipScores]] = {}
     with clip_bar(len(recordings)) as bar:
         bar.set_description("scoring the baselines")
-        for number, recording in enumerate(recordings):
+
+        def score_clip(number: int) -> dict[str, ClipScores]:
+            recording = recordings[number]
             predicted = dict(baselines.predict(recording, n_past))
             if ceiling is not None:
                 predicted["ceiling"] = to_unit(ceiling.recordings[number].frames[n_past:])
             found = _measured(measures, np.stack(list(predicted.values())), recording, n_past)
-            for row, name in enumerate(predicted):
-                values = {metric: of_rows[row] for metric, of_rows in found.items()}
-                scores.setdefault(name, []).append(ClipScores(recording.scene, values))
             bar.update()
+            return {
+                name: ClipScores(recording.scene, {metric: rows[row] for metric, rows in found.items()})
+                for row, name in enumerate(predicted)
+            }
+
+        clips = processes.shared_out(score_clip, range(len(recordings)))
     definitions = {} if ceiling is None else {"ceiling": ceiling.definition}
-    return scores, baselines.definitions | definitions
+    for own in processes.gather(baselines.definitions):
+        definitions |= own
+    return {name: [clip[name] for clip in clips] for name in clips[0]}, definitions
 
 
 def _measured(

@@ -28,6 +28,7 @@ from cvae_jax.evaluation.stability import drift
 from cvae_jax.evaluation.video_distance import VideoDistance
 from cvae_jax.report import tables
 from cvae_jax.report.results import FILE, folder_of
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
@@ -60,7 +61,9 @@ def evaluate(
     otherwise 'validation'.
 
     Writes results.json, table.md, per_clip.npz, per_frame_psnr.png, training_curves.png, and for each of the
-    first clips a GIF (truth, prior, posterior, label) and a film strip. Returns the results.
+    first clips a GIF (truth, prior, posterior, label) and a film strip. Returns the results. In a job of
+    several processes each rolls out its share of the clips, and process 0 alone reads the checkpoint and
+    writes.
 
     Raises UserError if the checkpoint, the split or the data do not exist, or if a metric that the config
     requires cannot be measured.
@@ -70,8 +73,14 @@ def evaluate(
     chosen = split or default_split(data)
     of_split(data, chosen, config.data.name)
     folder = folder_of(workdir, chosen, default_split(data))
-    make_writable(folder, "make it a folder that can be written")
+    processes.on_first(lambda: make_writable(folder, "make it a folder that can be written"))
     done = score(config, workdir, checkpoint, devices, chosen, cache=cache)
+    if processes.is_first():
+        _write(done, folder, workdir)
+    return done.results
+
+
+def _write(done: Evaluation, folder: Path, workdir: Path) -> None:
     with replacing(folder / FILE) as partial:
         partial.write_text(json.dumps(done.results, indent=1, allow_nan=False) + "\n")
     with replacing(folder / "table.md") as partial:
@@ -79,7 +88,6 @@ def evaluate(
     with replacing(folder / PER_CLIP) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **per_clip(done.recordings, done.collected))
     draw(folder, workdir, done.results, done.recordings, done.collected.pictures)
-    return done.results
 
 
 def score(
@@ -97,6 +105,7 @@ def score(
     """
     parts = Components.build(config)
     parts.require_packages()
+    processes.require_same("configs", config.to_json_best_effort(sort_keys=True))
     cache = cache or Cache()
     data = load_data(config.data, config.n_past, cache)
     recordings = of_split(data, split, config.data.name)
@@ -105,13 +114,15 @@ def score(
     definitions["fvd"] = video_distance.check(recordings, options.fvd_clips, split)
     if options.lpips is None and not measures.lpips:
         tell(f"LPIPS is {definitions['lpips']}.")
-    variables, step, progress = restore_for_evaluation(
-        parts.model,
-        workdir,
-        checkpoint,
-        recordings[0].frames.shape[1:3],
-        recordings[0].label_size,
-        averaged=parts.optimizer.averages,
+    variables, step, progress = processes.on_first(
+        lambda: restore_for_evaluation(
+            parts.model,
+            workdir,
+            checkpoint,
+            recordings[0].frames.shape[1:3],
+            recordings[0].label_size,
+            averaged=parts.optimizer.averages,
+        )
     )
     distance = VideoDistance(recordings, options.fvd_clips, config.n_past) if options.fvd_clips else None
     scorer = shared_scorer(cache, parts, Devices(devices), measures, options.noise_correlation)

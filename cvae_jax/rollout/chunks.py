@@ -101,27 +101,29 @@ class ChunkedRollout:
         """Yield the rollout of each row (prompt, sample), in order.
 
         All prompts have one frame size, and with `measure` or the posterior a true video. Where the rows of
-        a prompt follow each other, `measure` has the least to do. temperature multiplies the
-        prior's noise. frames_of: the samples whose frames are brought from the devices; None: all.
-        progress is called after each call with the number of frames it has predicted.
+        a prompt follow each other, `measure` has the least to do. temperature multiplies the prior's noise.
+        frames_of: the samples whose frames are brought from the devices; None: all. progress is called after
+        each call with the number of frames it has predicted.
         """
-        count = len(self._devices)
-        size = -(-min(self._batch_size, len(rows)) // count) * count
+        devices = self._devices
+        size = devices.padded(min(self._batch_size, len(rows)))
+        share, count = devices.share(size), len(devices.devices)
         longest = max(len(prompts[p].labels) for p, _ in rows) - self._n_past
         chunk = -(-longest // -(-longest // self._chunk))
-        variables = self._devices.place(variables)
+        variables = devices.place(variables)
         controls = {"seed": np.uint32(seed), "temperature": np.float32(temperature)}
         batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
         filled = [[*own, *[own[0]] * (size - len(own))] for own in batches]
-        most = max(len({p for p, _ in part}) for padded in filled for part in parts(padded, count))
+        most = max(len({p for p, _ in part}) for padded in filled for part in parts(padded, len(devices)))
         for own, padded in zip(batches, filled, strict=True):
-            batch = self._batch([prompts[p] for p, _ in padded], [s for _, s in padded], len(own))
+            batch = self._batch(prompts, padded, len(own), share)
             if self._measure is not None:
-                batch |= truth(prompts, [p for p, _ in padded], count, most)
+                batch |= truth(prompts, [p for p, _ in padded[share]], count, most, batch["labels"].shape[1])
             wanted = frames_of is None or any(sample in frames_of for _, sample in own)
-            frames, values, sums = self._roll(variables, batch, controls, chunk, wanted, progress)
-            for row, (p, sample) in enumerate(own):
-                predicted = len(prompts[p].labels) - self._n_past
+            left = np.array([len(prompts[p].labels) - self._n_past for p, _ in own])
+            rolled = self._roll(variables, batch, controls, chunk, wanted, left, progress)
+            frames, values, sums = devices.join(rolled)
+            for row, ((p, sample), predicted) in enumerate(zip(own, left.tolist(), strict=True)):
                 kept = frames if frames_of is None or sample in frames_of else None
                 yield Rolled(
                     p,
@@ -131,18 +133,22 @@ class ChunkedRollout:
                     {name: value[row] for name, value in sums.items()},
                 )
 
-    def _batch(self, prompts: list[Prompt], samples: list[int], real: int) -> dict[str, Any]:
-        longest = max(len(prompt.labels) for prompt in prompts)
+    def _batch(
+        self, prompts: Sequence[Prompt], rows: list[tuple[int, int]], real: int, share: slice
+    ) -> dict[str, Any]:
+        """Return this process's share of the batch of some rows, of which the first `real` are no filling."""
+        longest = max(len(prompts[p].labels) for p, _ in rows)
+        own = [prompts[p] for p, _ in rows[share]]
         batch = {
-            "given": np.stack([prompt.given for prompt in prompts]),
-            "labels": np.stack([extend(prompt.labels, longest) for prompt in prompts]),
-            "mask": (np.arange(len(prompts)) < real).astype(np.float32),
-            "index": np.array([prompt.index for prompt in prompts], np.uint32),
-            "sample": np.array(samples, np.uint32),
-            "length": np.array([len(prompt.labels) for prompt in prompts], np.int32),
+            "given": np.stack([prompt.given for prompt in own]),
+            "labels": np.stack([extend(prompt.labels, longest) for prompt in own]),
+            "mask": (np.arange(len(rows)) < real).astype(np.float32)[share],
+            "index": np.array([prompt.index for prompt in own], np.uint32),
+            "sample": np.array([sample for _, sample in rows[share]], np.uint32),
+            "length": np.array([len(prompt.labels) for prompt in own], np.int32),
         }
         if self._needs_targets:
-            batch["frames"] = np.stack([extend(true_frames(prompt), longest) for prompt in prompts])
+            batch["frames"] = np.stack([extend(true_frames(prompt), longest) for prompt in own])
         return batch
 
     def _roll(
@@ -152,9 +158,13 @@ class ChunkedRollout:
         controls: dict,
         chunk: int,
         with_frames: bool,
+        left: np.ndarray,
         progress: Callable[[int], Any],
     ) -> tuple[np.ndarray | None, dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return (frames, values, sums) of a batch, each (clips, ...)."""
+        """Return (frames, values, sums) of this process's share of a batch, each (clips, ...).
+
+        left: how many frames are predicted of each clip of the whole batch.
+        """
         split, fetch = self._devices.split, self._devices.fetch
         constant = split({name: batch[name] for name in ("mask", "index", "sample", "length")})
         first = {"given": batch["given"], "labels": batch["labels"][:, : self._n_past]}
@@ -180,8 +190,7 @@ class ChunkedRollout:
             found.append(fetch(kept))
             more = fetch(out["sums"])
             sums = jax.tree.map(np.add, sums, more) if sums else more
-            left = np.clip(batch["length"] - 1 - start, 0, chunk)
-            progress(int(np.sum(left * (batch["mask"] > 0))))
+            progress(int(np.sum(np.clip(left - (start + 1 - self._n_past), 0, chunk))))
         values = {name: np.concatenate([part[name] for part in found], 1) for name in found[0]}
         return values.pop("frames", None), values, sums
 

@@ -53,16 +53,20 @@ def parts(rows: list, count: int) -> list[list]:
     return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
 
 
-def truth(prompts: Sequence[Prompt], rows: list[int], count: int, most: int) -> dict[str, np.ndarray]:
-    """Return the videos and labels of the prompts of some rows, `most` on each device, and whose a row is."""
-    longest = max(len(prompts[p].labels) for p in rows)
+def truth(
+    prompts: Sequence[Prompt], rows: list[int], count: int, most: int, length: int
+) -> dict[str, np.ndarray]:
+    """Return the videos and labels of the prompts of some rows, and to which of them each row belongs.
+
+    count: of the devices, each of which is given `most` prompts. length: that videos are extended to.
+    """
     videos, labels, owners = [], [], []
     for part in parts(rows, count):
         own = list(dict.fromkeys(part))
         owners += [own.index(p) for p in part]
         for p in [*own, *[own[0]] * (most - len(own))]:
-            videos.append(extend(true_frames(prompts[p]), longest))
-            labels.append(extend(prompts[p].labels, longest))
+            videos.append(extend(true_frames(prompts[p]), length))
+            labels.append(extend(prompts[p].labels, length))
     found = {"videos": np.stack(videos), "labels": np.stack(labels)}
     return {f"true_{name}": found[name] for name in TRUTH} | {"owner": np.array(owners, np.int32)}
 

@@ -2,6 +2,9 @@
 
 States are kept once, not replicated: `in_axes=None` broadcasts them, `out_axes=None` returns one copy. A
 batch is (clips, ...) outside and (devices, clips / devices, ...) on the devices.
+
+In a job of several processes (see `processes`) functions are mapped over the devices of all of them. Each
+process gives them its own share of the batch, in the order of the processes, and gets back its own share.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from cvae_jax.runtime import processes
+
 AXIS = "devices"
 _Item = TypeVar("_Item")
 
@@ -25,15 +30,30 @@ class Devices:
     """The devices of a run: splits batches over them and maps functions.
 
     Args:
-      devices: the devices to use; None for all local ones.
+      devices: the devices to use, in a job of one process only; None for all.
+
+    Attributes:
+      devices: those of this process.
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None):
+        assert devices is None or processes.count() == 1, "several processes use all devices"
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         self._mesh = Mesh(np.array(self.devices), (AXIS,))
+        self._mapped_over = self.devices if processes.count() == 1 else None  # pmap knows those of all
 
     def __len__(self) -> int:
-        return len(self.devices)
+        """Return the number of devices of all processes."""
+        return len(self.devices) * processes.count()
+
+    def padded(self, clips: int) -> int:
+        """Return the number of clips that a batch of so many is filled up to: a multiple of the devices."""
+        return -(-clips // len(self)) * len(self)
+
+    def share(self, clips: int) -> slice:
+        """Return which clips of a padded batch this process gives to its devices."""
+        size = clips // processes.count()
+        return slice(processes.index() * size, (processes.index() + 1) * size)
 
     def place(self, tree: PyTree) -> PyTree:
         """Put one copy of a tree on every device, laid out as `map_update` returns it.
@@ -53,24 +73,30 @@ class Devices:
             AXIS,
             in_axes=(None, 0, None),
             out_axes=None,
-            devices=self.devices,
             donate_argnums=0,
+            devices=self._mapped_over,
         )
 
     def map_clips(self, function: Callable) -> Callable:
         """pmap `function(shared, batch, shared) -> per clip`: outputs stay on the devices, see `fetch`."""
-        return jax.pmap(function, AXIS, in_axes=(None, 0, None), out_axes=0, devices=self.devices)
+        return jax.pmap(function, AXIS, in_axes=(None, 0, None), out_axes=0, devices=self._mapped_over)
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """Bring (devices, clips / devices, ...) to the host as (clips, ...)."""
+        """Bring this process's share, (devices, clips / devices, ...), to the host as (clips, ...)."""
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
 
-    def split(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Send (clips, ...) to the devices as (devices, clips / devices, ...); clips must be divisible.
+    def join(self, tree: PyTree) -> PyTree:
+        """Return (clips, ...) of all processes from the share (clips, ...) of each."""
+        if processes.count() == 1:
+            return tree
+        return jax.tree.map(lambda *shares: np.concatenate(shares), *processes.gather(tree))
 
-        Returns at once: the transfer continues in the background.
+    def split(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Send this process's share (clips, ...) to its devices as (devices, clips / devices, ...).
+
+        Clips must be divisible by its devices. Returns at once: the transfer continues in the background.
         """
-        n = len(self)
+        n = len(self.devices)
         parts = {k: v.reshape(n, v.shape[0] // n, *v.shape[1:]) for k, v in batch.items()}
         return jax.device_put(parts, NamedSharding(self._mesh, PartitionSpec(AXIS)))
 

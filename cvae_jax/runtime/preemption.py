@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+
+from cvae_jax.runtime import processes
 
 AGAIN_SECONDS = 1.0  # some programs send a signal to a process and then to its group
 
@@ -19,7 +22,16 @@ def noticed() -> Iterator[Callable[[], bool]]:
 
     Another one, more than AGAIN_SECONDS later, ends it. Only the main thread can catch signals; in others the
     function returns False.
+
+    In a job of several processes it is enough that one gets the signal, at any time since it joined the job:
+    the function returns True in all of them at the same call. All must call it equally often.
     """
+    if processes.count() > 1:
+        from jax.experimental import multihost_utils
+
+        calls = itertools.count()
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(calls))
+        return
     arrived: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,6 +1,7 @@
 """Progress on standard error: a bar per epoch, and a running clock while something compiles.
 
-Where several runs train at once (see `together`) they share one bar.
+Where several runs train at once (see `together`) they share one bar. In a job of several processes only
+process 0 shows anything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
+
+from cvae_jax.runtime import processes
 
 INTERVAL_SECONDS = 1.0
 
@@ -53,26 +56,29 @@ def announce_resume(epoch: int, batch: int) -> None:
     """Show where a run resumes: in the bar of `together`, or in a line."""
     if hasattr(_here, "bar"):
         _here.bar.update(epoch)
-    else:
+    elif processes.is_first():
         print(f"Resuming from epoch {epoch}, batch {batch}.", file=sys.stderr)
 
 
 def tell(sentence: str) -> None:
     """Print a line; within `together` nothing, since many runs would say the same."""
-    if not hasattr(_here, "bar"):
+    if not hasattr(_here, "bar") and processes.is_first():
         print(sentence, file=sys.stderr)
 
 
 def warn(sentence: str) -> None:
     """Print a line, above the bar of `together` where there is one."""
-    tqdm.write(sentence, file=sys.stderr)
+    if processes.is_first():
+        tqdm.write(sentence, file=sys.stderr)
 
 
 def clip_bar(total: int) -> Any:
     """Return the bar of an evaluation of `total` clips."""
     if hasattr(_here, "bar"):
         return _Quiet(_here.bar, 0)
-    return tqdm(total=total, unit="clip", dynamic_ncols=True, file=sys.stderr)
+    return tqdm(
+        total=total, unit="clip", dynamic_ncols=True, file=sys.stderr, disable=not processes.is_first()
+    )
 
 
 def epoch_bar(epoch: int, num_epochs: int, steps: int, done: int) -> Any:
@@ -87,6 +93,7 @@ def epoch_bar(epoch: int, num_epochs: int, steps: int, done: int) -> Any:
         dynamic_ncols=True,
         mininterval=0.5,
         file=sys.stderr,
+        disable=not processes.is_first(),
     )
 
 

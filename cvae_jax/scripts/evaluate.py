@@ -7,7 +7,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cvae_jax import config_flag, defaults
-from cvae_jax.runtime import cli, platform
+from cvae_jax.runtime import cli, platform, processes
+from cvae_jax.scripts import job
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
         ("validation", "test"),
         "Which clips; default: test if there is such a split.",
     )
+    job.define()
     config = config_flag.define_stored(defaults.get_config())  # ends the program without --workdir
     cli.run(
         lambda: _evaluate(config.value, Path(cast(str, workdir.value)), checkpoint.value, split.value),
@@ -32,7 +34,9 @@ def _evaluate(config: ConfigDict, workdir: Path, checkpoint: str, split: str | N
     from cvae_jax.evaluation.evaluate import evaluate
     from cvae_jax.report.results import folder_with
 
-    results = evaluate(config, workdir, checkpoint, split=split)
-    folder = folder_with(workdir, results["protocol"]["split"])
-    print((folder / "table.md").read_text())
-    print(f"Pictures and numbers are in {folder}.")
+    with job.joined():
+        results = evaluate(config, workdir, checkpoint, split=split)
+        if processes.is_first():
+            folder = folder_with(workdir, results["protocol"]["split"])
+            print((folder / "table.md").read_text())
+            print(f"Pictures and numbers are in {folder}.")

@@ -6,7 +6,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cvae_jax import config_flag, defaults
-from cvae_jax.runtime import cli, platform, preemption
+from cvae_jax.runtime import cli, platform, preemption, processes
+from cvae_jax.scripts import job
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
         None,
         "Go back to the checkpoint of this step and set newer ones aside; ignored if that has been done.",
     )
+    job.define()
     cli.run(
         lambda: _train(
             config_flag.read(config, defaults.get_config()), workdir.value, extend.value, resume_from.value
@@ -36,12 +38,16 @@ def _train(config: ConfigDict, workdir: str | None, extend: bool, resume_from: i
     from cvae_jax.training.loop import Preempted
 
     folder = Path(workdir or Path("runs") / config.name)
-    run = open_run(config, folder, extend=extend, resume_from=resume_from)
-    with preemption.noticed() as preempted:
-        try:
-            run.finish(preempted)
-        except Preempted as stop:
-            saved = f"the checkpoint of step {stop.step} is in {folder}" if stop.step else "nothing was done"
-            print(f"Stopped by SIGTERM; {saved}. Run the same command again to go on.")
-            return
-    print(f"Trained; now run: {cli.command('evaluate')} --workdir={folder}")
+    with job.joined():
+        run = open_run(config, folder, extend=extend, resume_from=resume_from)
+        said = f"Trained; now run: {cli.command('evaluate')} --workdir={folder}"
+        with preemption.noticed() as preempted:
+            try:
+                run.finish(preempted)
+            except Preempted as stop:
+                saved = (
+                    f"the checkpoint of step {stop.step} is in {folder}" if stop.step else "nothing was done"
+                )
+                said = f"Stopped by SIGTERM; {saved}. Run the same command again to go on."
+        if processes.is_first():
+            print(said)

@@ -41,6 +41,14 @@ class Progress:
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager in process 0 alone; the others need not know of it."""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Return False: `cvae_jax.runtime.preemption` asks, in all processes equally often."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a workdir: the newest `keep`, the best by prior PSNR, and one every `period` steps.
 
@@ -74,16 +82,19 @@ class Checkpoints:
         ]
         if period:
             kept.append(policies.EveryNSteps(period))
-        self._manager = ocp.CheckpointManager(
+        if not read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._manager = _Manager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=lambda metrics: metrics[BEST],
                 best_mode="max",
-                create=not read_only,
+                create=False,  # which orbax cannot in one process of several
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
             ),
         )
 

@@ -13,7 +13,8 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 import jax
 from jaxtyping import PyTree
 
-from cvae_jax.data.loader import TrainLoader, pad_to_devices
+from cvae_jax.data.loader import TrainLoader
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.devices import Devices, prefetch
 from cvae_jax.runtime.progress import Announcement, announce_resume, epoch_bar
 from cvae_jax.training.checkpoint import BEST, Checkpoints, Progress
@@ -85,6 +86,9 @@ class Run:
       should_stop: asked after every step; True raises Stopped.
       resume_from: see `resume`.
       resources: what the run has open; closed when it ends.
+
+    In a job of several processes all take the same steps, and process 0 alone has checkpoints and writers and
+    writes to the workdir; the others have `processes.idle()` in their place.
     """
 
     initial_state: Callable[[], TrainState]
@@ -120,13 +124,16 @@ class Run:
     def _start(self) -> tuple[TrainState, Progress]:
         progress = Progress()
         workdir = self.metrics_file.parent
-        restored = resume(self.checkpoints, workdir, self.initial_state, self.resume_from)
+        restored = processes.on_first(
+            lambda: resume(self.checkpoints, workdir, self.initial_state, self.resume_from)
+        )
         if restored:
             state, progress = restored
             announce_resume(progress.epoch, progress.batch)
         else:
             state = self.initial_state()
-        keep_rows(self.metrics_file, progress.epoch)
+        if processes.is_first():
+            keep_rows(self.metrics_file, progress.epoch)
         return self.devices.place(state), progress
 
     def _epoch(self, state: TrainState, epoch: int, progress: Progress) -> TrainState:
@@ -198,7 +205,8 @@ class Run:
             row["train_seconds"] = round(trained - started, 3)
             row["input_seconds"] = round(waited, 3)
             row["validation_seconds"] = round(time.monotonic() - trained, 3)
-        append_row(self.metrics_file, row)
+        if processes.is_first():
+            append_row(self.metrics_file, row)
         self.writers.epoch(row)
         if self.cadence.saves(epoch):
             chosen_by = None if row[BEST] is None else {BEST: row[BEST]}
@@ -221,9 +229,8 @@ class Run:
         for number, batch in enumerate(self.loader.batches(epoch, start), start):
             controls = self.controls.at(epoch, number)
             if controls.by_clip is not None:
-                batch["forced"] = controls.by_clip
-            split = self.devices.split(pad_to_devices(batch, len(self.devices)))
-            yield number, split, controls.traced, controls.logged
+                batch["forced"] = controls.by_clip[batch["index"] % len(controls.by_clip)]
+            yield number, self.devices.split(batch), controls.traced, controls.logged
 
     def _row(self, epoch: int, sums: dict[str, float], logged: dict[str, float]) -> dict:
         batches = self.loader.num_batches

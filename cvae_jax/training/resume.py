@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.errors import DamagedError, NonFiniteError, UserError
 from cvae_jax.runtime.files import nan_to_null, replacing
 from cvae_jax.runtime.progress import warn
@@ -76,11 +77,14 @@ def refuse_non_finite(values: dict[str, float], number: int, epoch: int, checkpo
     if values["finite"]:
         return
     checkpoints.wait()
-    kept = checkpoints.steps
-    last = f"the last checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
+    last = "process 0 names the last checkpoint"
+    if processes.is_first():
+        kept = checkpoints.steps
+        last = f"the last checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
+        last += f" in {checkpoints.folder}"
     raise NonFiniteError(
         f"Training stopped at epoch {epoch}, batch {number}: the loss is {values['loss']} and the "
-        f"gradient's norm {values['grad_norm']}; {last} in {checkpoints.folder}. Lower "
+        f"gradient's norm {values['grad_norm']}; {last}. Lower "
         "config.learning_rate.peak, or give beta a floor (config.beta.floor), and start a new run."
     )
 

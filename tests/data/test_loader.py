@@ -1,12 +1,13 @@
 """Training batches: which clips, in which order, padded how."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
 from cvae_jax.data.clips import Recording, windows
-from cvae_jax.data.loader import TrainLoader, pad_to_devices
+from cvae_jax.data.loader import TrainLoader
 from cvae_jax.runtime.errors import UserError
 
 SIZE = (2, 3)
@@ -129,20 +130,33 @@ def test_recordings_that_are_all_too_short():
         loader(lengths=())
 
 
-def test_pad_to_devices():
-    batch = next(loader(batch_size=3, shuffle=False).batches(0))
-    assert pad_to_devices(batch, 1) is batch and pad_to_devices(batch, 3) is batch
-    padded = pad_to_devices(batch, 4)
-    np.testing.assert_array_equal(padded["mask"], [1, 1, 1, 0])
-    np.testing.assert_array_equal(padded["index"], [0, 1, 2, 3])
+def test_a_batch_is_filled_up_for_the_devices():
+    made = loader(batch_size=3, shuffle=False)
+    (batch,) = itertools.islice(made.batches(0), 1)
+    (padded,) = itertools.islice(dataclasses.replace(made, padded_size=8).batches(0), 1)
+    np.testing.assert_array_equal(padded["mask"], [1, 1, 1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(padded["index"], np.arange(8))
     assert clips_of([padded]) == clips_of([batch])
     assert same([{k: v[:3] for k, v in padded.items()}], [batch])
-    np.testing.assert_array_equal(padded["frames"][3], batch["frames"][0])
+    for copy in padded["frames"][3:]:
+        np.testing.assert_array_equal(copy, batch["frames"][0])
     assert {k: v.dtype for k, v in padded.items()} == {k: v.dtype for k, v in batch.items()}
-    more = pad_to_devices(batch, 8)
-    np.testing.assert_array_equal(more["mask"], [1, 1, 1, 0, 0, 0, 0, 0])
-    np.testing.assert_array_equal(more["index"], np.arange(8))
-    np.testing.assert_array_equal(batch["mask"], [1, 1, 1])  # the original is left as it was
+
+
+@pytest.mark.parametrize("reference", ["first", "random"])
+def test_the_shares_of_processes_are_the_whole_batch(reference):
+    """Also of the short last batch, of which some processes get no real clip."""
+    whole = dataclasses.replace(loader(stride=1, batch_size=5, reference=reference), padded_size=6)
+    shares = [
+        list(dataclasses.replace(whole, share=slice(2 * number, 2 * number + 2)).batches(3))
+        for number in range(3)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*shares, strict=True)
+    ]
+    assert same(joined, list(whole.batches(3)))
+    assert any(part["mask"].sum() == 0 for part in shares[2])
 
 
 def test_a_recording_refuses_what_is_no_video():

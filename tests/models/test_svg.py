@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import read_rows, same_bits
+from helpers import pad_to_devices, read_rows, same_bits
 from whole_clips import reconstruct
 
 from configs import svg_lp_mmnist
 from cvae_jax import train as training
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording, no_labels
-from cvae_jax.data.loader import pad_to_devices
 from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import StepInputs, init_variables, standard_normal

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import read_rows, same_bits, tiny_config
+from helpers import pad_to_devices, read_rows, same_bits, tiny_config
 
 from cvae_jax.config import Components
-from cvae_jax.data.loader import pad_to_devices
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime.devices import Devices, prefetch
 from cvae_jax.runtime.errors import NonFiniteError, UserError

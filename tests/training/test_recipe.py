@@ -6,11 +6,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import moving_square, read_rows, same_bits
+from helpers import moving_square, pad_to_devices, read_rows, same_bits
 
 from configs import own_video, quickstart, recommended, recommended_large
 from cvae_jax.config import Components
-from cvae_jax.data.loader import pad_to_devices
 from cvae_jax.evaluation.evaluate import evaluate
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime.devices import Devices
