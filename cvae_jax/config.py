@@ -29,11 +29,13 @@ from cvae_jax.runtime.files import replacing
 from cvae_jax.runtime.progress import tell
 from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing
 from cvae_jax.training.augment import Augmentation
+from cvae_jax.training.nonfinite import NonFinite
 from cvae_jax.training.state import Optimizer
 
 FILE = "config.json"
 # Fields that do not change what is trained: a resumed run may differ in them.
-FREE_ON_RESUME = ("name", "data.cache", "data.dir", "wandb", "rollout.fold_time", "rollout.time_chunk")
+FREE_ON_RESUME = {"name", "data.cache", "data.dir", "wandb", "rollout.fold_time", "rollout.time_chunk"}
+FREE_ON_RESUME |= {"nonfinite", "nonfinite_limit"}
 FREE_SECTIONS_ON_RESUME = ("eval.", "checkpoint.", "log.")
 
 
@@ -167,9 +169,10 @@ class Components:
 
 def _check_run(config: ConfigDict) -> None:
     least = dict(num_epochs=1, batch_size=1, clip_length=2, n_past=1, seed=0)
-    _refuse_below("", config, least)
+    _refuse_below("", config, least | dict(accumulate_steps=1))
     _refuse_below("data.", config.data, dict(stride=1, frame_step=1, repeats=1, clips_per_epoch=1))
     _refuse_large_seed("seed", config.seed)
+    NonFinite(config.nonfinite, config.nonfinite_limit)
     if config.clip_length <= config.n_past:
         raise UserError(
             f"config.clip_length is {config.clip_length}; give more than config.n_past={config.n_past}, the "

@@ -16,8 +16,16 @@ def get_config() -> ConfigDict:
     config.seed = 0  # every random number of the run is a function of this
     config.num_epochs = 100
     config.batch_size = 10  # clips in the global batch, over all devices
+    # A device takes its clips in so many parts, one after the other, to save memory; the gradient is that of
+    # the whole batch. Not for models with batch statistics (cvae, svg).
+    config.accumulate_steps = 1
     config.clip_length = 16  # frames per training clip, the given frames included
     config.n_past = 1  # true frames given at the start of a clip; those after them are predicted and scored
+
+    # A step whose loss, gradient or new parameters are not finite: stop, or skip it and go on, until
+    # `nonfinite_limit` of them in a row.
+    config.nonfinite = "stop"
+    config.nonfinite_limit = 10
 
     config.precision = "float32"  # of the features; bfloat16: mixed precision, for accelerators
 

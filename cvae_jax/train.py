@@ -21,7 +21,7 @@ from cvae_jax.data.loader import TrainLoader
 from cvae_jax.evaluation.evaluate import shared_scorer
 from cvae_jax.evaluation.measures import choose
 from cvae_jax.evaluation.validation import Validation
-from cvae_jax.models.interface import init_variables
+from cvae_jax.models.interface import init_variables, variable_shapes
 from cvae_jax.runtime import processes
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
@@ -34,6 +34,7 @@ from cvae_jax.training.checkpoint_folder import has_checkpoint, refuse_unknown_s
 from cvae_jax.training.controls import Controls
 from cvae_jax.training.logging import Writers, start_wandb
 from cvae_jax.training.loop import Cadence, Run
+from cvae_jax.training.nonfinite import NonFinite
 from cvae_jax.training.resume import refuse_other_data
 from cvae_jax.training.state import TrainState
 from cvae_jax.training.step import make_train_step
@@ -109,7 +110,7 @@ def _open(
     data_now = data_hash(data["train"])
     processes.on_first(lambda: refuse_other_data(workdir / DATA_FILE, data_now, has_checkpoint(workdir)))
     chosen = Devices(devices)
-    size = chosen.padded(config.batch_size)
+    size = chosen.padded(config.batch_size, config.accumulate_steps)
     loader = TrainLoader(
         data["train"],
         clip_length=config.clip_length,
@@ -144,12 +145,22 @@ def _open(
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     parts.objective.check_frame_size(*frame_size)
+    if config.accumulate_steps > 1 and variable_shapes(parts.model, frame_size, label_size)["batch_stats"]:
+        raise UserError(
+            f"config.accumulate_steps is {config.accumulate_steps}, but config.model.{config.model.kind} "
+            "normalises with statistics of the whole batch, which its parts do not have: set it to 1."
+        )
     # None where it changes nothing, so that such runs share one compiled step.
     throughout = controls.throughout if parts.rollout.fold_time else None
     train_step = cache.get(
-        ("train", parts.compiled, parts.augmentation, throughout, chosen.devices),
+        ("train", parts.compiled, parts.augmentation, throughout, chosen.devices, config.accumulate_steps),
         lambda: chosen.map_update(
-            make_train_step(*parts.compiled, augmentation=parts.augmentation, throughout=throughout)
+            make_train_step(
+                *parts.compiled,
+                augmentation=parts.augmentation,
+                throughout=throughout,
+                accumulate_steps=config.accumulate_steps,
+            )
         ),
     )
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
@@ -192,6 +203,7 @@ def _open(
         checkpoints=checkpoints,
         writers=writers,
         metrics_file=workdir / METRICS_FILE,
+        nonfinite=NonFinite(config.nonfinite, config.nonfinite_limit),
         should_stop=should_stop,
         resume_from=resume_from,
     )

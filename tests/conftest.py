@@ -26,8 +26,10 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from helpers import ROOT, moving_square  # noqa: E402
+from PIL import Image  # noqa: E402
 from small_model import SmallCVAE  # noqa: E402
 
 from cvae_jax import models  # noqa: E402
@@ -69,3 +71,20 @@ def data(monkeypatch):
 @pytest.fixture(scope="session")
 def environment():
     return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def lab_folder(tmp_path_factory):
+    """A data set in the lab's layout: 30 training and 8 validation frames of 24 x 40 pixels."""
+    root = tmp_path_factory.mktemp("lab data ä")
+    rng = np.random.default_rng(0)
+    background = rng.integers(0, 120, (24, 40, 3), np.uint8)
+    for split, length in (("train", 30), ("val", 8)):
+        for kind in ("img", "label"):
+            where = root / split / f"{split}_{kind}"
+            where.mkdir(parents=True)
+            for t in range(length):
+                image = background.copy() if kind == "img" else np.zeros_like(background)
+                image[8:16, t : t + 8] = 240
+                Image.fromarray(image).save(where / f"frame{t}.png")
+    return root

@@ -56,12 +56,17 @@ class Baselines:
             closest = nearest(recording.frames[n_past:], frames)
             yield "oracle_training_frame", to_unit(frames_at(frames, closest.number[:, 0]))
 
+    def share_what_was_chosen(self) -> None:
+        """Take over what other processes of the job have chosen for the scenes of their clips."""
+        for blends in processes.gather(self._blends):
+            self._blends |= blends
+
     @property
     def definitions(self) -> dict[str, str]:
         """What the protocol says of the baselines that were chosen on the training set."""
         if not self._blends:
             return {}
-        chosen = {scene: blend.definition for scene, blend in self._blends.items()}
+        chosen = {scene: blend.definition for scene, blend in sorted(self._blends.items())}
         own = "; ".join(f"{scene}: {text}" for scene, text in chosen.items())
         return {
             "blend_poses": "mean of the k training frames with the nearest labels, weighted by distance; "
@@ -105,9 +110,9 @@ def score_baselines(
 
         clips = processes.shared_out(score_clip, range(len(recordings)))
     definitions = {} if ceiling is None else {"ceiling": ceiling.definition}
-    for own in processes.gather(baselines.definitions):
-        definitions |= own
-    return {name: [clip[name] for clip in clips] for name in clips[0]}, definitions
+    baselines.share_what_was_chosen()
+    scores = {name: [clip[name] for clip in clips] for name in clips[0]}
+    return scores, definitions | baselines.definitions
 
 
 def _measured(

@@ -161,10 +161,7 @@ class ChunkedRollout:
         left: np.ndarray,
         progress: Callable[[int], Any],
     ) -> tuple[np.ndarray | None, dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return (frames, values, sums) of this process's share of a batch, each (clips, ...).
-
-        left: how many frames are predicted of each clip of the whole batch.
-        """
+        """Return (frames, values, sums) of this process's share; left: frames to predict of all clips."""
         split, fetch = self._devices.split, self._devices.fetch
         constant = split({name: batch[name] for name in ("mask", "index", "sample", "length")})
         first = {"given": batch["given"], "labels": batch["labels"][:, : self._n_past]}

@@ -46,9 +46,9 @@ class Devices:
         """Return the number of devices of all processes."""
         return len(self.devices) * processes.count()
 
-    def padded(self, clips: int) -> int:
-        """Return the number of clips that a batch of so many is filled up to: a multiple of the devices."""
-        return -(-clips // len(self)) * len(self)
+    def padded(self, clips: int, parts: int = 1) -> int:
+        """Return the number of clips that a batch of so many is filled up to, for `parts` on each device."""
+        return -(-clips // (len(self) * parts)) * len(self) * parts
 
     def share(self, clips: int) -> slice:
         """Return which clips of a padded batch this process gives to its devices."""

@@ -1,8 +1,9 @@
-"""Where a run's numbers go besides metrics.jsonl: TensorBoard, and Weights & Biases if asked for."""
+"""An epoch's numbers, and where they go: TensorBoard, and Weights & Biases if asked for."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,42 @@ from ml_collections import ConfigDict
 
 from cvae_jax.report.figures import image_strip
 from cvae_jax.runtime.errors import UserError
+
+CONTROLS = ("beta", "forced_share")  # what of the controls is averaged over an epoch
+SKIPPED = "skipped"  # among the sums of an epoch, the number of steps that were not finite
+# Fields of an epoch's row, and the metrics of its steps that they are means of.
+MEANS = {"train_loss": "loss", "recon": "recon", "kl": "kl", "grad_norm": "grad_norm", "extra_loss": "extra"}
+
+
+def epoch_row(epoch: int, batches: int, sums: dict[str, float], logged: dict[str, float]) -> dict:
+    """Return the row of metrics.jsonl of an epoch without its validation and its times.
+
+    sums: over the epoch's steps; metrics of skipped steps have no part in them. logged: the controls of the
+    last step. Means over no steps are NaN.
+    """
+    skipped = int(sums.get(SKIPPED, 0))
+    finite = batches - skipped
+    mean = {name: value / finite if finite else math.nan for name, value in sums.items()}
+    norms: dict[str, dict[str, float]] = {"grad_norm_by_module": {}, "param_norm_by_module": {}}
+    for name, value in mean.items():
+        kind, _, module = name.partition("/")
+        if module:
+            norms[f"{kind}_by_module"][module] = value
+    return {
+        "epoch": epoch,
+        "step": (epoch + 1) * batches,
+        **{
+            field: mean.get(name, math.nan)
+            for field, name in MEANS.items()
+            if name in mean or name != "extra"
+        },
+        "beta": sums["beta"] / batches,
+        "teacher_forcing_ratio": logged["ratio"],
+        "teacher_forced": sums["forced_share"] / batches,
+        "learning_rate": logged["learning_rate"],
+        "skipped_steps": skipped,
+        **norms,
+    }
 
 
 class Writers:

@@ -19,8 +19,9 @@ from cvae_jax.runtime.devices import Devices, prefetch
 from cvae_jax.runtime.progress import Announcement, announce_resume, epoch_bar
 from cvae_jax.training.checkpoint import BEST, Checkpoints, Progress
 from cvae_jax.training.controls import Controls
-from cvae_jax.training.logging import Writers
-from cvae_jax.training.resume import append_row, keep_rows, refuse_non_finite, resume
+from cvae_jax.training.logging import CONTROLS, SKIPPED, Writers, epoch_row
+from cvae_jax.training.nonfinite import NonFinite
+from cvae_jax.training.resume import append_row, keep_rows, resume
 from cvae_jax.training.state import TrainState
 
 
@@ -83,6 +84,7 @@ class Run:
       initial_state: makes the state before the first step.
       train_step: the mapped function of `make_train_step`.
       metrics_file: gets one row per epoch.
+      nonfinite: decides what happens after a step that is not finite.
       should_stop: asked after every step; True raises Stopped.
       resume_from: see `resume`.
       resources: what the run has open; closed when it ends.
@@ -101,6 +103,7 @@ class Run:
     checkpoints: Checkpoints
     writers: Writers
     metrics_file: Path
+    nonfinite: NonFinite = dataclasses.field(default_factory=NonFinite)
     should_stop: Callable[[], bool] = lambda: False
     resume_from: int | None = None
     resources: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
@@ -150,8 +153,12 @@ class Run:
             nonlocal pending
             if pending is None:
                 return
-            values = {name: float(value) for name, value in jax.device_get(pending[1]).items()}
-            refuse_non_finite(values, pending[0], epoch, self.checkpoints)
+            number, metrics = pending
+            pending = None
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            if self.nonfinite.skips(values, number, epoch, self._last_checkpoint):
+                sums[SKIPPED] = sums.get(SKIPPED, 0.0) + 1
+                return
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             bar.set_postfix(
@@ -160,7 +167,12 @@ class Run:
                 ratio=f"{logged['ratio']:.2f}",
                 refresh=False,
             )
-            pending = None
+
+        def stop_after_many_skipped(done: int) -> None:
+            if self.nonfinite.error is not None:
+                save_within(done)
+                self.checkpoints.wait()
+                raise self.nonfinite.error
 
         def save_within(done: int) -> int:
             """Save after `done` batches of this epoch, and return the step."""
@@ -182,9 +194,10 @@ class Run:
                 state, metrics = self._step(bar, state, batch, traced)
                 collect()
                 pending = (number, metrics)
-                for name in ("beta", "forced_share"):
+                for name in CONTROLS:
                     sums[name] = sums.get(name, 0.0) + logged[name]
                 bar.update()
+                stop_after_many_skipped(number + 1)
                 if self.should_stop():
                     raise Stopped
                 if self._preempted():
@@ -196,8 +209,9 @@ class Run:
                     last_save = time.monotonic()
                 asked = time.monotonic()
             collect()
+            stop_after_many_skipped(self.loader.num_batches)
             trained = time.monotonic()
-            row = self._row(epoch, sums, logged)
+            row = epoch_row(epoch, self.loader.num_batches, sums, logged)
             validation = self._validate(state, epoch, logged["beta"], bar)
             if validation is None:
                 save_and_stop(self.loader.num_batches)
@@ -232,22 +246,14 @@ class Run:
                 batch["forced"] = controls.by_clip[batch["index"] % len(controls.by_clip)]
             yield number, self.devices.split(batch), controls.traced, controls.logged
 
-    def _row(self, epoch: int, sums: dict[str, float], logged: dict[str, float]) -> dict:
-        batches = self.loader.num_batches
-        mean = {name: value / batches for name, value in sums.items()}
-        return {
-            "epoch": epoch,
-            "step": (epoch + 1) * batches,
-            "train_loss": mean["loss"],
-            "recon": mean["recon"],
-            "kl": mean["kl"],
-            **({"extra_loss": mean["extra"]} if "extra" in mean else {}),
-            "grad_norm": mean["grad_norm"],
-            "beta": mean["beta"],
-            "teacher_forcing_ratio": logged["ratio"],
-            "teacher_forced": mean["forced_share"],
-            "learning_rate": logged["learning_rate"],
-        }
+    def _last_checkpoint(self) -> str:
+        """Return what the last checkpoint is, in words."""
+        if not processes.is_first():
+            return "process 0 names the last checkpoint"
+        self.checkpoints.wait()
+        kept = self.checkpoints.steps
+        found = f"the last checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
+        return f"{found} in {self.checkpoints.folder}"
 
     def _validate(self, state: TrainState, epoch: int, beta: float, bar: Any) -> dict | None:
         """Return the fields of a validation, if the epoch ends with one; None if the run was preempted."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import jax
 
-from cvae_jax.runtime import processes
-from cvae_jax.runtime.errors import DamagedError, NonFiniteError, UserError
+from cvae_jax.runtime.errors import DamagedError, UserError
 from cvae_jax.runtime.files import nan_to_null, replacing
 from cvae_jax.runtime.progress import warn
 from cvae_jax.training import checkpoint_folder
@@ -70,23 +69,6 @@ def refuse_other_data(path: Path, found: str, trained: bool) -> None:
             f"The run in {path.parent} was trained on other data than the config gives now: give the same "
             "data to resume it, or another --workdir to start a new run."
         )
-
-
-def refuse_non_finite(values: dict[str, float], number: int, epoch: int, checkpoints: Checkpoints) -> None:
-    """Raise NonFiniteError if a step's loss or gradient was not finite, saying what to do about it."""
-    if values["finite"]:
-        return
-    checkpoints.wait()
-    last = "process 0 names the last checkpoint"
-    if processes.is_first():
-        kept = checkpoints.steps
-        last = f"the last checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
-        last += f" in {checkpoints.folder}"
-    raise NonFiniteError(
-        f"Training stopped at epoch {epoch}, batch {number}: the loss is {values['loss']} and the "
-        f"gradient's norm {values['grad_norm']}; {last}. Lower "
-        "config.learning_rate.peak, or give beta a floor (config.beta.floor), and start a new run."
-    )
 
 
 def keep_rows(path: Path, epochs: int) -> None:

@@ -7,27 +7,8 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from helpers import ROOT, TINY
-from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A data set in the lab's layout: 30 training and 8 validation frames of 24 x 40 pixels."""
-    root = tmp_path_factory.mktemp("lab data ä")
-    rng = np.random.default_rng(0)
-    background = rng.integers(0, 120, (24, 40, 3), np.uint8)
-    for split, length in (("train", 30), ("val", 8)):
-        for kind in ("img", "label"):
-            where = root / split / f"{split}_{kind}"
-            where.mkdir(parents=True)
-            for t in range(length):
-                image = background.copy() if kind == "img" else np.zeros_like(background)
-                image[8:16, t : t + 8] = 240
-                Image.fromarray(image).save(where / f"frame{t}.png")
-    return root
 
 
 def run_script(script, environment, *flags, **kwargs):
@@ -49,7 +30,7 @@ def rows_without_times(workdir):
     return [{k: v for k, v in json.loads(x).items() if "seconds" not in k} for x in lines]
 
 
-def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, folder, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, lab_folder, tmp_path):
     from helpers import restored, same_bits
 
     flags = [
@@ -57,7 +38,7 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, fol
         *TINY,
         "--config.num_epochs=4",
         "--config.data.name=frame_folder",
-        f"--config.data.dir={folder}",
+        f"--config.data.dir={lab_folder}",
         f"--config.data.cache={tmp_path / 'cache'}",
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -108,12 +89,12 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, fol
     assert "copy_previous" in scored.stdout
 
 
-def test_sigterm_saves_and_ends_with_status_0(environment, folder, tmp_path):
+def test_sigterm_saves_and_ends_with_status_0(environment, lab_folder, tmp_path):
     flags = [
         *TINY,
         "--config.num_epochs=500",
         "--config.data.name=frame_folder",
-        f"--config.data.dir={folder}",
+        f"--config.data.dir={lab_folder}",
         f"--config.data.cache={tmp_path / 'cache'}",
         f"--workdir={tmp_path / 'run'}",
     ]

@@ -1,0 +1,83 @@
+"""A batch taken in parts has the gradient of the whole batch."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import pad_to_devices, tiny_config
+from ml_collections import ConfigDict
+
+from configs import quickstart
+from cvae_jax.config import Components
+from cvae_jax.models.interface import init_variables
+from cvae_jax.runtime.devices import Devices
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.train import open_run, train
+from cvae_jax.training.state import TrainState
+from cvae_jax.training.step import make_train_step
+
+MSE = {"loss.reconstruction": "mse", "loss.kl": "per_element"}
+
+
+def small(**changes) -> ConfigDict:
+    config = quickstart.get_config()
+    config.model.multiscale.update(widths=(8, 16), latent_channels=2, position_octaves=1)
+    config.update(num_epochs=2, batch_size=4, clip_length=3)
+    config.data.clips_per_epoch = 5
+    config.optimizer.kind = "adam"  # it compiles faster than Muon
+    config.eval.update(samples=1, best_of=0, batch_size=2, lpips=False)
+    config.log.images = False
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("count", "changes"),
+    [
+        (2, {}),
+        (1, MSE | {"augment.shift": 2}),
+        pytest.param(1, {"adversarial.weight": 1.0}, marks=pytest.mark.slow),
+        pytest.param(1, {"model.multiscale.feedback": True}, marks=pytest.mark.slow),
+    ],
+    ids=["calibrated", "mse", "critic", "feedback"],
+)
+def test_parts_have_the_gradient_of_the_whole(changes, count):
+    """Seven clips, of which one is filling, in one part and in four."""
+    parts = Components.build(small(**changes))
+    variables = init_variables(parts.model, 0, (16, 12))
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(0, 255, (7, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
+    batch |= {"mask": np.ones(7, np.float32), "index": np.arange(7, dtype=np.int32)}
+    controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3)}
+    controls["forced"] = np.array([True, False])
+    devices = Devices(jax.local_devices()[:count])
+    found = []
+    for steps in (1, 4):
+        step = devices.map_update(
+            make_train_step(*parts.compiled, augmentation=parts.augmentation, accumulate_steps=steps)
+        )
+        state = devices.place(TrainState.create(variables, parts.optimizer))
+        state, metrics = step(state, devices.split(pad_to_devices(batch, 8)), controls)
+        found.append({name: float(value) for name, value in metrics.items()})
+    whole, several = found
+    assert several.keys() == whole.keys()
+    for name, value in several.items():  # the norms of all modules' gradients among them
+        assert value == pytest.approx(whole[name], rel=1e-4, abs=1e-7), name
+
+
+@pytest.mark.slow
+def test_a_run_in_parts(data, tmp_path):
+    """Three parts of a batch of four clips, which is filled up to six, and of a last one of a single clip."""
+    whole = train(small(), tmp_path / "whole", jax.local_devices()[:1])
+    parted = train(small(accumulate_steps=3), tmp_path / "parted", jax.local_devices()[:1])
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    one, other = flat(whole.params), flat(parted.params)
+    assert np.linalg.norm(one - other) <= 0.02 * np.linalg.norm(one)
+
+
+@pytest.mark.usefixtures("small_model")
+def test_models_with_batch_statistics_are_refused(data, tmp_path):
+    config = tiny_config()
+    config.accumulate_steps = 2
+    with pytest.raises(UserError, match="config.model.cvae normalises with statistics of the whole batch"):
+        open_run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
