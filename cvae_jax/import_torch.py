@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import replacing
 from cvae_jax.runtime.workdir import FRAMES_FILE
 
+# The first version whose weights_only=True runs no code of the file (CVE-2025-32434).
+SAFE_TORCH = (2, 6)
 FORMATS = (svg_torch.FORMAT, cvae_torch.FORMAT)
 
 
@@ -34,8 +37,14 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
     except ImportError:
         raise UserError(
             "Reading a PyTorch checkpoint needs PyTorch: pip install -r requirements-dev.txt "
-            "(or any torch of 2.6 or later) and try again."
+            f"(or any torch of {_dotted(SAFE_TORCH)} or later) and try again."
         ) from None
+    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if version is None or tuple(map(int, version.groups())) < SAFE_TORCH:
+        raise UserError(
+            f"PyTorch {torch.__version__} can run code that a checkpoint holds, even with weights_only=True: "
+            f"pip install 'torch>={_dotted(SAFE_TORCH)}' and try again."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -60,6 +69,10 @@ def load_state_dict(path: Path) -> dict[str, np.ndarray]:
     return {
         name: value.detach().numpy() for name, value in state_dict.items() if isinstance(value, torch.Tensor)
     }
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _joined(checkpoint: object) -> dict | None:

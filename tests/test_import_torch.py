@@ -1,8 +1,10 @@
 """Lab checkpoints as workdirs: what is mapped, what is refused, and that evaluate.py takes the result."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -130,6 +132,38 @@ def test_files_that_pytorch_cannot_read(tmp_path):
     torch.save({"weights": {}}, path)
     with pytest.raises(UserError, match="holds no 'state_dict'"):
         import_torch.load_state_dict(path)
+
+
+class FakeTorch(ModuleType):
+    """PyTorch of a version, whose `load` notes how it was called."""
+
+    class Tensor:
+        pass
+
+    def __init__(self, version):
+        super().__init__("torch")
+        self.__version__, self.calls = version, []
+
+    def load(self, path, **options):
+        self.calls.append(options)
+        return {"state_dict": {}}
+
+
+@pytest.mark.parametrize("version", ["1.13.1", "2.5.1+cu124", "2.0.0a0", "unknown"])
+def test_a_version_that_may_run_code_of_the_file_never_reads_it(monkeypatch, tmp_path, version):
+    (tmp_path / "lab.ckpt").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", torch := FakeTorch(version))
+    with pytest.raises(UserError, match=f"PyTorch {re.escape(version)} can run code .*'torch>=2.6'"):
+        import_checkpoint(tmp_path / "lab.ckpt", tmp_path / "W")
+    assert not torch.calls and not (tmp_path / "W").exists()
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.10.0+cpu", "3.0"])
+def test_a_safe_version_reads_tensors_only(monkeypatch, tmp_path, version):
+    (tmp_path / "lab.ckpt").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", torch := FakeTorch(version))
+    assert import_torch.load_state_dict(tmp_path / "lab.ckpt") == {}
+    assert [options["weights_only"] for options in torch.calls] == [True]
 
 
 @pytest.fixture
