@@ -13,7 +13,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from cvae_jax import models
+from cvae_jax import defaults, models
 from cvae_jax.data import datasets
 from cvae_jax.losses import Objective
 from cvae_jax.models.adversarial import AdversarialOptions
@@ -22,7 +22,7 @@ from cvae_jax.perceptual import i3d, lpips
 from cvae_jax.perceptual.weights import require
 from cvae_jax.rollout.scan import RolloutOptions
 from cvae_jax.runtime import cli
-from cvae_jax.runtime.config_fields import wrong_fields
+from cvae_jax.runtime.config_fields import unusable_values, wrong_fields
 from cvae_jax.runtime.devices import AXIS
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import replacing
@@ -64,7 +64,6 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         least = dict(every=1, samples=1, best_of=0, temperature=0, batch_size=1, chunk=1, seed=0, fvd_clips=0)
         _refuse_below("eval.", self, least)
-        _refuse_large_seed("eval.seed", self.seed)
         if not 0 <= self.noise_correlation < 1:
             raise UserError(
                 f"config.eval.noise_correlation is {self.noise_correlation}; give a number in [0, 1)."
@@ -168,10 +167,12 @@ class Components:
 
 
 def _check_run(config: ConfigDict) -> None:
+    check_fields(config, defaults.get_config())
+    for sentence in unusable_values(config):
+        raise UserError(f"{sentence}.")
     least = dict(num_epochs=1, batch_size=1, clip_length=2, n_past=1, seed=0)
     _refuse_below("", config, least | dict(accumulate_steps=1))
     _refuse_below("data.", config.data, dict(stride=1, frame_step=1, repeats=1, clips_per_epoch=1))
-    _refuse_large_seed("seed", config.seed)
     NonFinite(config.nonfinite, config.nonfinite_limit)
     if config.clip_length <= config.n_past:
         raise UserError(
@@ -186,11 +187,6 @@ def _check_run(config: ConfigDict) -> None:
             f"config.data.frame_size is {size!r}; give (height, width) in pixels, "
             "each at least 11 (the window of SSIM)."
         )
-
-
-def _refuse_large_seed(field: str, value: int) -> None:
-    if not value < 2**32:
-        raise UserError(f"config.{field} is {value!r}; give a number below 2**32.")
 
 
 def check_fields(config: ConfigDict, template: ConfigDict) -> None:
@@ -234,9 +230,11 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
             raise UserError(f"{path} has fields this version does not know: {', '.join(map(repr, unknown))}.")
         config = copy.deepcopy(template)
         config.update(_tuples(stored))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a config of this version: {reason}") from None
+    if wrong := list(wrong_fields(config, template)):
+        raise UserError(f"{path} cannot be read as a config of this version: {'; '.join(wrong)}.")
     return config
 
 

@@ -28,6 +28,7 @@ BETA_UNITS = ("epoch", "iteration")
 FORCING_KINDS = ("constant", "exponential", "linear", "inverse_sigmoid")
 DRAW_KINDS = ("epoch", "batch", "step", "example_step")
 LEARNING_RATE_UNITS = ("epoch", "step")
+TABLE_SIZE = 2**20  # learning rates computed at once
 
 Number = int | float
 
@@ -242,18 +243,25 @@ class LearningRate:
         per_step = self.per == "step"
         units = steps_per_epoch if per_step else 1
         index = step if per_step else epoch
-        table = _learning_rates(self.peak, self.end, self.warmup_epochs * units, num_epochs * units)
-        return float(table[min(index, len(table) - 1)])
+        total = num_epochs * units
+        index = min(index, total)
+        first = index - index % TABLE_SIZE
+        return float(
+            _learning_rates(self.peak, self.end, self.warmup_epochs * units, total, first)[index - first]
+        )
 
 
 @functools.lru_cache(maxsize=8)
-def _learning_rates(peak: float, end: float, warmup: int, total: int) -> np.ndarray:
-    """optax's cosine schedule at every unit of the run, computed at once: a step only looks it up."""
+def _learning_rates(peak: float, end: float, warmup: int, total: int, first: int) -> np.ndarray:
+    """optax's cosine schedule at the units from `first` on, computed at once: a step only looks it up.
+
+    All of a run's, unless they are more than TABLE_SIZE.
+    """
     schedule = optax.cosine_decay_schedule(peak, total - warmup, alpha=end / peak)
     if warmup:
         rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
         schedule = optax.join_schedules([rise, schedule], [warmup])
-    return np.asarray(jax.vmap(schedule)(jnp.arange(total + 1)))
+    return np.asarray(jax.vmap(schedule)(jnp.arange(first, min(first + TABLE_SIZE, total + 1))))
 
 
 def _check(field: str, value: Any, allowed: str, accepts: Callable[[float], bool]) -> None:

@@ -28,11 +28,11 @@ from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import exclusive, replacing
 from cvae_jax.runtime.progress import tell
-from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE
+from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE, read_metrics
 from cvae_jax.training.checkpoint import Checkpoints
 from cvae_jax.training.checkpoint_folder import has_checkpoint, refuse_unknown_step
 from cvae_jax.training.controls import Controls
-from cvae_jax.training.logging import Writers, start_wandb
+from cvae_jax.training.logging import Writers, require_wandb, start_wandb
 from cvae_jax.training.loop import Cadence, Run
 from cvae_jax.training.nonfinite import NonFinite
 from cvae_jax.training.resume import refuse_other_data
@@ -90,6 +90,8 @@ def _open(
 ) -> Run:
     parts = Components.build(config)
     parts.require_packages()
+    if config.wandb:
+        require_wandb()
     processes.require_same("configs", config.to_json_best_effort(sort_keys=True))
     held = f"Another process or run trains in {workdir}; wait for it, or give another --workdir."
     lock = exclusive(workdir, held)
@@ -101,6 +103,7 @@ def _open(
             stack.enter_context(lock)
         if resume_from is not None:
             refuse_unknown_step(workdir, resume_from)
+        read_metrics(workdir)  # a damaged file is refused before anything is written
         if has_checkpoint(workdir) and (workdir / config_files.FILE).exists():
             stored = config_files.load(workdir, defaults.get_config())
             config_files.refuse_other_training(config, stored, workdir, extend)

@@ -32,8 +32,9 @@ from cvae_jax.runtime import processes
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
-from cvae_jax.runtime.files import make_writable, nan_to_null, replacing
+from cvae_jax.runtime.files import nan_to_null, replacing, require_writable
 from cvae_jax.runtime.progress import tell
+from cvae_jax.runtime.workdir import read_metrics
 from cvae_jax.training.checkpoint import restore_for_evaluation
 
 PER_CLIP = "per_clip.npz"
@@ -68,12 +69,18 @@ def evaluate(
     Raises UserError if the checkpoint, the split or the data do not exist, or if a metric that the config
     requires cannot be measured.
     """
+    Components.build(config).require_packages()  # before the data, which may have to be prepared
     cache = Cache()
     data = load_data(config.data, config.n_past, cache)
     chosen = split or default_split(data)
     of_split(data, chosen, config.data.name)
     folder = folder_of(workdir, chosen, default_split(data))
-    processes.on_first(lambda: make_writable(folder, "make it a folder that can be written"))
+
+    def check_workdir() -> None:
+        require_writable(folder, "make it a folder that can be written")
+        read_metrics(workdir)  # for the curves: a damaged file is refused before anything is scored
+
+    processes.on_first(check_workdir)
     done = score(config, workdir, checkpoint, devices, chosen, cache=cache)
     if processes.is_first():
         _write(done, folder, workdir)

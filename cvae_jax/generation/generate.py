@@ -24,7 +24,7 @@ from cvae_jax.report.tables import SAMPLES_COINCIDE
 from cvae_jax.rollout.chunks import Prompt
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
-from cvae_jax.runtime.files import make_writable
+from cvae_jax.runtime.files import require_writable
 from cvae_jax.runtime.progress import tell
 from cvae_jax.runtime.workdir import read_frame_size
 from cvae_jax.training.checkpoint import restore_for_evaluation
@@ -125,7 +125,7 @@ def generate(
             f"{config.model.kind} draws them whole: leave it out."
         )
     out = Path(request.out) if request.out else workdir / FOLDER
-    make_writable(out, "give --out another place")
+    require_writable(out, "give --out another place")
     chosen = Devices(devices)
 
     def sample(prompts: list[Prompt], count: int) -> list[Sample]:
@@ -141,7 +141,7 @@ def generate(
         return list(sample_videos(parts, chosen, variables, prompts, count, *numbers))
 
     if request.csv is not None:
-        make_writable(Path(request.csv).parent, "give --csv another place")
+        require_writable(Path(request.csv).parent, "give --csv another place")
         if Path(request.csv).is_dir():
             raise UserError(f"--csv={request.csv} is a folder; give the name of a file.")
         prompts = submission.read_prompts(config, frame_size(config, workdir))

@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -50,8 +51,8 @@ class AdversarialOptions:
                 raise UserError(
                     f"config.adversarial.{field} is {getattr(self, field)!r}; give a number, 0 or more."
                 )
-        if not 0 <= self.b1 < 1:
-            raise UserError(f"config.adversarial.b1 is {self.b1!r}; give a number in [0, 1).")
+        if not 0 <= np.float32(self.b1) < 1:
+            raise UserError(f"config.adversarial.b1 is {self.b1!r}; give a number in [0, 1), in float32.")
         if not self.widths or any(
             isinstance(w, bool) or not isinstance(w, int) or w < 4 for w in self.widths
         ):

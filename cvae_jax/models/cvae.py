@@ -26,6 +26,7 @@ from cvae_jax.models.interface import (
     over_groups,
     standard_normal,
 )
+from cvae_jax.models.layers import refuse_octaves
 from cvae_jax.runtime.errors import UserError
 
 CHOICES = {"prior": ("standard", "learned"), "output": ("rgb", "residual"), "formulation": ops.FORMULATIONS}
@@ -83,6 +84,7 @@ class CVAE(VideoModel):
             value = getattr(self, field)
             if value not in known:
                 raise UserError(f"config.model.cvae.{field} is {value!r}; choose one of {', '.join(known)}.")
+        refuse_octaves("cvae", self.position_octaves)
 
     @functools.cached_property
     def network(self) -> nn.Module:

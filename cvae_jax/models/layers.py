@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from cvae_jax.models import ops, strided
 from cvae_jax.models.normalisation import normalise
+from cvae_jax.runtime.errors import UserError
 
 GROUPS = 8  # of GroupNorm, at most; a group has at least four channels
 
@@ -43,6 +44,15 @@ def parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: t
     if value.shape != shape:
         raise ValueError(f"{'/'.join(module.path)}: {name} is {value.shape}, not {shape}.")
     return value
+
+
+MOST_OCTAVES = 126  # of `positions`: the frequencies of more are infinite in float32
+
+
+def refuse_octaves(kind: str, octaves: int) -> None:
+    """Raise UserError for more octaves of `positions` than a model of this kind can have."""
+    if octaves > MOST_OCTAVES:
+        raise UserError(f"config.model.{kind}.position_octaves is {octaves}; give at most {MOST_OCTAVES}.")
 
 
 def positions(height: int, width: int, octaves: int) -> Float[Array, "{height} {width} c"]:

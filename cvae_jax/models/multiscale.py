@@ -20,6 +20,7 @@ from cvae_jax.models.interface import (
     VideoModel,
     standard_normal,
 )
+from cvae_jax.models.layers import refuse_octaves
 from cvae_jax.models.multiscale_network import Maps, Network
 from cvae_jax.runtime.errors import UserError
 
@@ -81,6 +82,7 @@ class Multiscale(VideoModel):
                     f"config.model.multiscale.{field} is {getattr(self, field)!r}; choose one of "
                     f"{', '.join(map(str, known))}."
                 )
+        refuse_octaves("multiscale", self.position_octaves)
 
     @property
     def has_learned_prior(self) -> bool:  # type: ignore[override]  # nobody sets it

@@ -75,6 +75,12 @@ def guarded(main: Callable[[], Any]) -> Any:
         fail(str(error))
     except NonFiniteError as error:
         fail(str(error), status=1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}; check this path, its permissions and the disk's space.")
+    except MemoryError as error:
+        fail(f"Out of memory ({one_line(error)}): lower config.batch_size or the sizes in config.model.")
     except KeyboardInterrupt:
         fail("Interrupted; run the same command again to resume.", status=130)
 

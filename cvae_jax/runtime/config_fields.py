@@ -8,8 +8,10 @@ import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 MOST_NAMED = 5  # missing fields of a section
 
 
@@ -56,6 +58,25 @@ def _is_a(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else (tuple, list) if kind is tuple else kind)
+
+
+def unusable_values(config: ConfigDict, section: str = "") -> Iterator[str]:
+    """Yield the values of a config that fit no field: texts with NUL, and numbers the devices cannot hold.
+
+    There, seeds are uint32, other whole numbers int32 and the rest float32, which must be finite.
+    """
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from unusable_values(value, f"{section}.{name}".lstrip("."))
+            continue
+        bits = 32 if name == "seed" else 31
+        for entry in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(entry, str) and "\0" in entry:
+                yield f"{prefix(section)}{name} is {value!r}; leave out the character NUL"
+            elif isinstance(entry, float) and not abs(entry) <= LARGEST_FLOAT:
+                yield f"{prefix(section)}{name} is {value!r}; give a finite number, in float32"
+            elif isinstance(entry, int) and not -(2**bits) <= entry < 2**bits:
+                yield f"{prefix(section)}{name} is {value!r}; give a number below 2**{bits}"
 
 
 def field_sentence(error: BaseException) -> str:

@@ -44,11 +44,10 @@ def nan_to_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def make_writable(folder: Path, advice: str) -> None:
-    """Make a folder that results will be written to; UserError ending with `advice` where that fails."""
+def require_writable(folder: Path, advice: str) -> None:
+    """Raise UserError ending with `advice` where a folder cannot be written, or made; nothing is made."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
             pass
     except OSError as error:
         raise UserError(f"Cannot write to the folder {folder} ({error.strerror}): {advice}.") from error

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from cvae_jax import config_flag, defaults
 from cvae_jax.runtime import cli, platform, preemption, processes
+from cvae_jax.runtime.workdir import default_workdir
 from cvae_jax.scripts import job
 
 
@@ -37,7 +38,7 @@ def _train(config: ConfigDict, workdir: str | None, extend: bool, resume_from: i
     from cvae_jax.train import open_run
     from cvae_jax.training.loop import Preempted
 
-    folder = Path(workdir or Path("runs") / config.name)
+    folder = Path(workdir) if workdir else default_workdir(config.name)
     with job.joined():
         run = open_run(config, folder, extend=extend, resume_from=resume_from)
         said = f"Trained; now run: {cli.command('evaluate')} --workdir={folder}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cvae_jax.config import Components
+from cvae_jax.data.contents import SPLITS
 from cvae_jax.runtime.cli import one_line
 from cvae_jax.runtime.config_fields import field_sentence
 from cvae_jax.runtime.errors import UserError
@@ -49,9 +50,17 @@ class Planned:
         return self.workdir / "study" / f"{split}_epoch_{epoch}.json"
 
     def scores(self, split: str, epoch: int) -> dict | None:
-        """Return those scores, if they have been made."""
+        """Return those scores, if they have been made; UserError for a file that does not hold them."""
         path = self.scores_path(split, epoch)
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            scores = json.loads(path.read_text())
+            if not {"eval", "rows"} <= scores.keys():
+                raise ValueError
+        except (ValueError, AttributeError, RecursionError):
+            raise UserError(f"{path} is damaged: delete it, and the run is scored again.") from None
+        return scores
 
 
 def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
@@ -79,6 +88,13 @@ def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
 def _check(study: ConfigDict) -> None:
     if study.seeds < 1:
         raise UserError(f"config.seeds is {study.seeds}; give at least 1.")
+    if not study.base.seed + study.seeds <= 2**32:
+        raise UserError(
+            f"config.seeds is {study.seeds} and config.base.seed {study.base.seed}; keep "
+            "all seeds below 2**32."
+        )
+    if study.split not in SPLITS:
+        raise UserError(f"config.split is {study.split!r}; choose one of {', '.join(SPLITS)}.")
     unknown = [name for name in study.variants if name not in study.changes]
     if unknown or not study.variants:
         raise UserError(f"config.variants is {study.variants}; choose among {', '.join(study.changes)}.")

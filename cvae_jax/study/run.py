@@ -29,6 +29,7 @@ from cvae_jax.runtime import progress
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.errors import NonFiniteError, UserError
 from cvae_jax.runtime.files import exclusive, replacing
+from cvae_jax.runtime.workdir import read_metrics
 from cvae_jax.study import report
 from cvae_jax.study.plan import STOPPED, Planned, plan, scorings
 from cvae_jax.train import open_run
@@ -43,14 +44,15 @@ def run_study(study: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
     means. Returns the rows of the report's table.
     """
     runs = plan(study, workdir)
+    cache = Cache()
+    data = load_data(runs[0].config.data, runs[0].config.n_past, cache)  # prepared before the runs share it
+    evaluate.of_split(data, study.split, runs[0].config.data.name)
+    for run in runs:
+        _refuse_other_run(study, run)
     held = f"Another process is at work on the study in {workdir}; wait for it, or give another --workdir."
     with exclusive(workdir, held):
-        for run in runs:
-            _refuse_other_run(run)
         with replacing(workdir / FILE) as partial:
             partial.write_text(json.dumps(study.to_dict(), indent=2) + "\n")
-        cache = Cache()
-        # Prepares the data as well, before the runs share them.
         baselines = _score_baselines(study, runs[0], cache)
         _run_all(study, runs, cache, devices)
         return report.write(study, workdir, runs, baselines)
@@ -85,8 +87,11 @@ def _run_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _refuse_other_run(run: Planned) -> None:
-    """Raise UserError if the run's folder holds a run with another config or another number of epochs."""
+def _refuse_other_run(study: ConfigDict, run: Planned) -> None:
+    """Raise UserError if a run's folder holds one of another config or length, or its files are damaged."""
+    for split, epoch in scorings(study, run):
+        run.scores(split, epoch)
+    read_metrics(run.workdir)
     if not (run.workdir / config_files.FILE).exists():
         return
     stored = config_files.load(run.workdir, defaults.get_config())

@@ -18,6 +18,8 @@ from cvae_jax.data.pose import LIMBS
 from cvae_jax.rollout.scan import Clips, as_float
 from cvae_jax.runtime.errors import UserError
 
+MOST_PIXELS = 2**16  # along the side of a frame
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -37,7 +39,7 @@ class Augmentation:
     brightness: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.shift < 0:
+        if not 0 <= self.shift < MOST_PIXELS:
             raise UserError(f"config.augment.shift is {self.shift}; give a number of pixels, 0 for none.")
         for field in ("zoom", "brightness"):
             value = getattr(self, field)

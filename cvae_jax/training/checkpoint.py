@@ -261,7 +261,7 @@ class Checkpoints:
         if which == "best":
             best = self._manager.best_step()
             return steps[-1] if best is None else best
-        if which.isdigit() and int(which) in steps:
+        if which.isdecimal() and int(which) in steps:
             return int(which)
         raise UserError(
             f"--checkpoint is {which!r}; choose best, last or one of the steps "

@@ -64,7 +64,13 @@ def set_aside(folder: Path, suffix: str) -> Path:
 def steps_resumed_from(workdir: Path) -> list[int]:
     """Return the steps that --resume_from has gone back to."""
     path = workdir / RESUMED_FILE
-    return json.loads(path.read_text()) if path.exists() else []
+    try:
+        steps = json.loads(path.read_text()) if path.exists() else []
+        if not isinstance(steps, list):
+            raise TypeError
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"{path} is damaged: delete it, unless you can restore its list of steps.") from None
+    return steps
 
 
 def note_resumed_from(workdir: Path, step: int) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cvae_jax.runtime.errors import UserError
 from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing, teacher_forcing_draw
 
 
@@ -38,6 +39,13 @@ class Controls:
     batch_size: int
     clip_length: int
     n_past: int
+
+    def __post_init__(self) -> None:
+        if self.num_epochs * self.steps_per_epoch >= 2**31:  # steps are counted in int32
+            raise UserError(
+                f"config.num_epochs is {self.num_epochs}, of {self.steps_per_epoch} steps each: keep the run "
+                "below 2**31 steps."
+            )
 
     @property
     def throughout(self) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,14 +113,16 @@ class Writers:
             self._wandb.finish()
 
 
+def require_wandb() -> None:
+    """Raise UserError if Weights & Biases is not installed."""
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError("config.wandb=True needs the wandb package: pip install wandb, or leave it at False.")
+
+
 def start_wandb(config: ConfigDict, workdir: Path) -> Any:
-    """Return a run of Weights & Biases, resumed if the workdir has one; UserError if it is not installed."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError(
-            "config.wandb=True needs the wandb package: pip install wandb, or leave it at False."
-        ) from None
+    """Return a run of Weights & Biases, resumed if the workdir has one; it must be installed."""
+    import wandb
+
     return wandb.init(
         project="cvae_jax",
         name=config.name,

@@ -12,6 +12,7 @@ import jax
 from cvae_jax.runtime.errors import DamagedError, UserError
 from cvae_jax.runtime.files import nan_to_null, replacing
 from cvae_jax.runtime.progress import warn
+from cvae_jax.runtime.workdir import read_metrics
 from cvae_jax.training import checkpoint_folder
 from cvae_jax.training.checkpoint import NONE_LEFT, Checkpoints, Progress
 from cvae_jax.training.state import TrainState
@@ -64,7 +65,7 @@ def resume(
 
 def refuse_other_data(path: Path, found: str, trained: bool) -> None:
     """Raise UserError if a resumed run was trained on other data (a folder that was moved is the same)."""
-    if trained and path.exists() and path.read_text().strip() != found:
+    if trained and path.exists() and path.read_bytes().strip() != found.encode():
         raise UserError(
             f"The run in {path.parent} was trained on other data than the config gives now: give the same "
             "data to resume it, or another --workdir to start a new run."
@@ -75,14 +76,7 @@ def keep_rows(path: Path, epochs: int) -> None:
     """Drop the rows of epochs that will be run again, and a row cut short by a kill."""
     if not path.exists():
         return
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if row["epoch"] < epochs:
-            rows.append(line + "\n")
+    rows = [json.dumps(row) + "\n" for row in read_metrics(path.parent) if row["epoch"] < epochs]
     with replacing(path) as partial:
         partial.write_text("".join(rows))
 

@@ -8,6 +8,7 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from jaxtyping import Array, Float, PyTree
@@ -51,10 +52,12 @@ class Optimizer:
             raise UserError(f"config.optimizer.kind is {self.kind!r}; choose one of {', '.join(KINDS)}.")
         for field in ("b1", "b2", "ema_decay"):
             value = getattr(self, field)
-            if not 0 <= value < 1:
-                raise UserError(f"config.optimizer.{field} is {value!r}; give a number in [0, 1).")
-        if not self.eps > 0:
-            raise UserError(f"config.optimizer.eps is {self.eps!r}; give a number above 0.")
+            if not 0 <= np.float32(value) < 1:
+                raise UserError(
+                    f"config.optimizer.{field} is {value!r}; give a number in [0, 1), in float32."
+                )
+        if not np.float32(self.eps) > 0:
+            raise UserError(f"config.optimizer.eps is {self.eps!r}; give a number above 0, in float32.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise UserError(
                 f"config.optimizer.weight_decay is {self.weight_decay!r}; give a finite number, 0 for none."

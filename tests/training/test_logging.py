@@ -9,7 +9,7 @@ from helpers import moving_square
 
 from cvae_jax import defaults
 from cvae_jax.runtime.errors import UserError
-from cvae_jax.training.logging import Writers, start_wandb
+from cvae_jax.training.logging import Writers, require_wandb, start_wandb
 
 ROW = {
     "epoch": 0,
@@ -81,8 +81,6 @@ def test_wandb_gets_the_epochs_and_a_resumed_run_continues_it(tmp_path, monkeypa
 
 def test_wandb_that_is_not_installed_or_not_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    config = defaults.get_config()
     Writers(tmp_path, True).close()
-    config.wandb = True
     with pytest.raises(UserError, match="config.wandb=True needs the wandb package"):
-        start_wandb(config, tmp_path)
+        require_wandb()
