@@ -52,6 +52,8 @@ def wrong_fields(config: ConfigDict, template: ConfigDict, section: str = "") ->
                 yield from wrong_fields(value, default, f"{section}.{name}".lstrip("."))
         elif not (_is_a(value, kind) or value is None and default is None):
             yield f"{place}{name} is {value!r}; give a value of type {kind.__name__}"
+        elif default and kind is tuple and not all(_is_a(entry, type(default[0])) for entry in value):
+            yield f"{place}{name} is {value!r}; give values of type {type(default[0]).__name__}"
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -18,6 +18,7 @@ from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.workdir import read_metrics
 
 STOPPED = "stopped.json"
+MOST_RUNS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,12 @@ def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
 def _check(study: ConfigDict) -> None:
     if study.seeds < 1:
         raise UserError(f"config.seeds is {study.seeds}; give at least 1.")
-    if not study.base.seed + study.seeds <= 2**32:
+    if study.seeds * len(study.variants) > MOST_RUNS:
+        raise UserError(
+            f"config.seeds is {study.seeds}, for each of {len(study.variants)} variants; give at most "
+            f"{MOST_RUNS} runs in all."
+        )
+    if study.base.seed + study.seeds > 2**32:
         raise UserError(
             f"config.seeds is {study.seeds} and config.base.seed {study.base.seed}; keep "
             "all seeds below 2**32."
