@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
@@ -22,6 +21,7 @@ from cvae_jax.perceptual import i3d, lpips
 from cvae_jax.perceptual.weights import require
 from cvae_jax.rollout.scan import RolloutOptions
 from cvae_jax.runtime import cli
+from cvae_jax.runtime.backend import target_backend
 from cvae_jax.runtime.config_fields import unusable_values, wrong_fields
 from cvae_jax.runtime.devices import AXIS
 from cvae_jax.runtime.errors import UserError
@@ -124,7 +124,7 @@ class Components:
         rollout = dict(config.rollout)
         if rollout["fold_time"] is None:
             worth_it = model.gradient_crosses_time or not model.sees_previous
-            rollout["fold_time"] = worth_it or jax.default_backend() != "cpu"
+            rollout["fold_time"] = worth_it or target_backend() != "cpu"
         parts = cls(
             model=model,
             objective=Objective(**config.loss),

@@ -8,6 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from cvae_jax import config as config_files
 from cvae_jax import defaults
 from cvae_jax.config import Components
-from cvae_jax.data.clips import data_hash, span
+from cvae_jax.data.clips import Recording, data_hash, span
 from cvae_jax.data.load import load_data
 from cvae_jax.data.loader import TrainLoader
 from cvae_jax.evaluation.evaluate import shared_scorer
@@ -113,38 +114,13 @@ def _open(
     data_now = data_hash(data["train"])
     processes.on_first(lambda: refuse_other_data(workdir / DATA_FILE, data_now, has_checkpoint(workdir)))
     chosen = Devices(devices)
-    size = chosen.padded(config.batch_size, config.accumulate_steps)
-    loader = TrainLoader(
-        data["train"],
-        clip_length=config.clip_length,
-        stride=config.data.stride,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        shuffle=config.data.shuffle,
-        frame_step=config.data.frame_step,
-        repeats=config.data.repeats,
-        clips_per_epoch=config.data.clips_per_epoch,
-        reference=config.data.reference,
-        n_past=config.n_past,
-        padded_size=size,
-        share=chosen.share(size),
-    )
+    loader = make_loader(config, data["train"], chosen)
     if loader.too_short:
         tell(
             "Recordings left out of training, too short for a clip of "
             f"{span(config.clip_length, config.data.frame_step)} frames: {', '.join(loader.too_short)}."
         )
-    controls = Controls(
-        parts.beta,
-        parts.forcing,
-        parts.learning_rate,
-        seed=config.seed,
-        num_epochs=config.num_epochs,
-        steps_per_epoch=loader.num_batches,
-        batch_size=config.batch_size,
-        clip_length=config.clip_length,
-        n_past=config.n_past,
-    )
+    controls = make_controls(config, parts, loader.num_batches)
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     parts.objective.check_frame_size(*frame_size)
@@ -153,18 +129,10 @@ def _open(
             f"config.accumulate_steps is {config.accumulate_steps}, but config.model.{config.model.kind} "
             "normalises with statistics of the whole batch, which its parts do not have: set it to 1."
         )
-    # None where it changes nothing, so that such runs share one compiled step.
-    throughout = controls.throughout if parts.rollout.fold_time else None
+    step_options = make_step_options(config, parts, controls)
     train_step = cache.get(
-        ("train", parts.compiled, parts.augmentation, throughout, chosen.devices, config.accumulate_steps),
-        lambda: chosen.map_update(
-            make_train_step(
-                *parts.compiled,
-                augmentation=parts.augmentation,
-                throughout=throughout,
-                accumulate_steps=config.accumulate_steps,
-            )
-        ),
+        ("train", parts.compiled, tuple(step_options.items()), chosen.devices),
+        lambda: chosen.map_update(make_train_step(*parts.compiled, **step_options)),
     )
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
@@ -209,6 +177,51 @@ def _open(
         nonfinite=NonFinite(config.nonfinite, config.nonfinite_limit),
         should_stop=should_stop,
         resume_from=resume_from,
+    )
+
+
+def make_loader(config: ConfigDict, recordings: list[Recording], devices: Devices) -> TrainLoader:
+    """Return the loader of a run's training clips."""
+    size = devices.padded(config.batch_size, config.accumulate_steps)
+    return TrainLoader(
+        recordings,
+        clip_length=config.clip_length,
+        stride=config.data.stride,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle=config.data.shuffle,
+        frame_step=config.data.frame_step,
+        repeats=config.data.repeats,
+        clips_per_epoch=config.data.clips_per_epoch,
+        reference=config.data.reference,
+        n_past=config.n_past,
+        padded_size=size,
+        share=devices.share(size),
+    )
+
+
+def make_step_options(config: ConfigDict, parts: Components, controls: Controls) -> dict[str, Any]:
+    """Return the options of `make_train_step` for a run."""
+    return {
+        "augmentation": parts.augmentation,
+        # None where it changes nothing, so that such runs share one compiled step.
+        "throughout": controls.throughout if parts.rollout.fold_time else None,
+        "accumulate_steps": config.accumulate_steps,
+    }
+
+
+def make_controls(config: ConfigDict, parts: Components, steps_per_epoch: int) -> Controls:
+    """Return the schedules of a run."""
+    return Controls(
+        parts.beta,
+        parts.forcing,
+        parts.learning_rate,
+        seed=config.seed,
+        num_epochs=config.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.batch_size,
+        clip_length=config.clip_length,
+        n_past=config.n_past,
     )
 
 

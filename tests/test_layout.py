@@ -29,10 +29,11 @@ LAYERS = (
     "evaluation",
     "prepare",
     "train",
+    "planning",
     "generation",
     "study",
     "import_torch",
-    "scripts",
+    "scripts plan",
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -60,6 +60,8 @@ class DataSet:
       image_labels: whether labels are images; then `generate.py --first` can be given a folder of them.
       default_frame_size: a function of data_dir that returns (H, W) of the frames where the config sets no
         frame size, without loading the data. None: the data must be loaded to know it.
+      label_size: a function of the options that returns the length of labels that are vectors, without
+        loading the data. None: labels are images, or the data must be loaded to know it.
       keypoints: a function of data_dir that returns the keypoints which the labels were drawn from, by
         scene: float64 (T, 33, 2) of the whole clip, as in `pose.draw_pose`, NaN in frames that are in no
         recording. Motion transfer needs them. None: there are none.
@@ -74,6 +76,7 @@ class DataSet:
     options: type | None = None
     image_labels: bool = False
     default_frame_size: Callable[[str | None], tuple[int, int]] | None = None
+    label_size: Callable[[Any], int] | None = None
     keypoints: Callable[[str | None], dict[str, np.ndarray]] | None = None
     ceiling: Callable[..., Ceiling] | None = None
     read_test_sequences: Callable[[str | None, tuple[int, int], int], list[TestSequence]] | None = None

@@ -52,6 +52,28 @@ def load_ceiling(data: ConfigDict, split: str) -> Ceiling | None:
     )
 
 
+def known_frame_size(data: ConfigDict) -> tuple[int, int] | None:
+    """Return (H, W) of the frames of the section `config.data`; None if only loading the data tells."""
+    if data.frame_size is not None:
+        return tuple(data.frame_size)
+    default = datasets.find(data.name).default_frame_size
+    return None if default is None else default(data.dir)
+
+
+def known_shapes(data: ConfigDict) -> tuple[tuple[int, int], int | None] | None:
+    """Return (H, W) of the frames and the label size of the section `config.data`.
+
+    The label size is the length of labels that are vectors, or None for images. Returns None if only loading
+    the data tells.
+    """
+    data_set, frame_size = datasets.find(data.name), known_frame_size(data)
+    if frame_size is None or not (data_set.image_labels or data_set.label_size):
+        return None
+    if data_set.label_size is None:
+        return frame_size, None
+    return frame_size, data_set.label_size(datasets.make_options(data.name, _options(data)))
+
+
 def _options(data: ConfigDict) -> dict[str, Any] | None:
     return data[data.name].to_dict() if datasets.find(data.name).options else None
 

@@ -15,7 +15,7 @@ from cvae_jax.config import Components
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.images import read_folder, read_image
-from cvae_jax.data.load import load_data
+from cvae_jax.data.load import known_frame_size, load_data
 from cvae_jax.evaluation.diversity import coincide
 from cvae_jax.generation import submission, transfer
 from cvae_jax.generation.samples import Sample, sample_videos
@@ -227,9 +227,5 @@ def frame_size(config: ConfigDict, workdir: Path) -> tuple[int, int]:
     stored = read_frame_size(workdir)
     if stored is not None:
         return stored
-    if config.data.frame_size is not None:
-        return tuple(config.data.frame_size)
-    default_frame_size = datasets.find(config.data.name).default_frame_size
-    if default_frame_size is not None:
-        return default_frame_size(config.data.dir)
-    return load_data(config.data, config.n_past)["validation"][0].frames.shape[1:3]
+    known = known_frame_size(config.data)
+    return known or load_data(config.data, config.n_past)["validation"][0].frames.shape[1:3]

@@ -18,15 +18,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from cvae_jax.runtime.backend import target_backend
+
 FORMULATIONS = ("auto", "plain", "cpu")
 
 
 def resolve_formulation(name: str) -> str:
-    """Return 'plain' or 'cpu' for `config.model.formulation`; 'auto' asks the default backend."""
+    """Return 'plain' or 'cpu' for `config.model.formulation`; 'auto' asks for the backend."""
     if name not in FORMULATIONS:
         raise ValueError(f"formulation is {name!r}; known: {', '.join(FORMULATIONS)}")
     if name == "auto":
-        return "cpu" if jax.default_backend() == "cpu" else "plain"
+        return "cpu" if target_backend() == "cpu" else "plain"
     return name
 
 
@@ -204,9 +206,8 @@ def _conv3x3_cpu_backward(residuals, g):
     x, kernel = residuals
     g = lax.optimization_barrier(g)
     dx = _native_conv3x3(g, _flip(kernel).transpose(0, 1, 3, 2))
-    narrow = _narrow(*kernel.shape[2:])
-    d_kernel = (_narrow_kernel_gradient if narrow else _kernel_gradient)(x, g)
-    return dx, d_kernel, _bias_gradient(g)
+    kernel_gradient = _narrow_kernel_gradient if _narrow(*kernel.shape[2:]) else _kernel_gradient
+    return dx, kernel_gradient(x, g), _bias_gradient(g)
 
 
 def _narrow(inputs: int, outputs: int) -> bool:
@@ -293,8 +294,7 @@ def _depthwise_kernel_gradient(x: Array, g: Array) -> Array:
 
     zeros = tuple(jnp.zeros((1, 1, width, channels), jnp.float32) for _ in range(9))
     sums = lax.fori_loop(0, batch * height, add_row, zeros)
-    taps = jnp.stack([_bias_gradient(s) for s in sums])
-    return taps.reshape(3, 3, 1, channels).astype(x.dtype)
+    return jnp.stack([_bias_gradient(s) for s in sums]).reshape(3, 3, 1, channels).astype(x.dtype)
 
 
 _depthwise_cpu.defvjp(_depthwise_cpu_forward, _depthwise_cpu_backward)

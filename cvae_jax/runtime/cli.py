@@ -13,6 +13,7 @@ import cvae_jax
 from cvae_jax.runtime.errors import NonFiniteError, UserError
 
 CONFIG_HELP = "see the fields and their types in cvae_jax/defaults.py"
+PLAN = "python -m cvae_jax.plan"
 CONFIG_FORM = "write --config.field=value and --workdir=folder"
 
 
@@ -81,6 +82,13 @@ def guarded(main: Callable[[], Any]) -> Any:
         fail(f"{error.filename}: {error.strerror}; check this path, its permissions and the disk's space.")
     except MemoryError as error:
         fail(f"Out of memory ({one_line(error)}): lower config.batch_size or the sizes in config.model.")
+    except RuntimeError as error:  # what JAX raises is one
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(
+            "The memory of the devices is not enough: lower config.batch_size (in a validation or evaluation "
+            f"config.eval.batch_size); {PLAN} with the same --config prints the largest batch that fits.",
+        )
     except KeyboardInterrupt:
         fail("Interrupted; run the same command again to resume.", status=130)
 

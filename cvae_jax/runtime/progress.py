@@ -81,6 +81,11 @@ def clip_bar(total: int) -> Any:
     )
 
 
+def compile_bar(total: int) -> Any:
+    """Return the bar of `total` programs that are compiled one after another."""
+    return tqdm(total=total, unit="program", dynamic_ncols=True, file=sys.stderr)
+
+
 def epoch_bar(epoch: int, num_epochs: int, steps: int, done: int) -> Any:
     """Return the bar of one epoch, `done` of its steps already taken."""
     if hasattr(_here, "bar"):

@@ -50,6 +50,11 @@ class Options:
         require_choice(NAME, self, labels=LABELS)
         require_at_least(NAME, self, train_sequences=1, validation_sequences=1)
 
+    @property
+    def label_size(self) -> int:
+        """The length of a label."""
+        return ACTION_SIZE if self.labels == "action" else 0
+
 
 def read_recordings(source: pathlib.Path, options: Options, split: str) -> Iterator[Recording]:
     """Yield one recording per sequence; validation sequences are the last of the training ones."""
@@ -119,7 +124,7 @@ def load(
         name=NAME,
         description="BAIR robot pushing, small, with actions for labels.",
         frame_size=FRAME_SIZE,
-        label_size=ACTION_SIZE if options.labels == "action" else 0,
+        label_size=options.label_size,
         splits=("train", "validation", "test"),
         records=functools.partial(read_recordings, source, options),
     )
@@ -128,4 +133,9 @@ def load(
     return load_prepared(cache_dir, key, contents)
 
 
-DATA_SET = DataSet(load=load, options=Options, default_frame_size=lambda data_dir: FRAME_SIZE)
+DATA_SET = DataSet(
+    load=load,
+    options=Options,
+    default_frame_size=lambda data_dir: FRAME_SIZE,
+    label_size=lambda options: options.label_size,
+)

@@ -174,4 +174,9 @@ def load(
     return load_prepared(cache_dir, key, contents)
 
 
-DATA_SET = DataSet(load=load, options=Options, default_frame_size=lambda data_dir: FRAME_SIZE)
+DATA_SET = DataSet(
+    load=load,
+    options=Options,
+    default_frame_size=lambda data_dir: FRAME_SIZE,
+    label_size=lambda options: options.label_size,
+)

@@ -1,0 +1,136 @@
+"""Chips that can be planned for, with what their makers publish and what was measured on one of them.
+
+NVIDIA: the data sheets of the H100 (SXM) and of the A100 (80 GB, SXM), dense rates. float32 is that of the
+CUDA cores: TensorFloat-32 is never used (see `cvae_jax.models.ops.full_precision`). Google: the pages "TPU
+v4", "TPU v5e" and "TPU v5p" of the Cloud TPU documentation; a float32 product takes six bfloat16 passes
+(`jax.lax.Precision.HIGHEST`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from cvae_jax.planning.operations import Operations
+
+CPU, DEFAULT_CHIP = "cpu", "h100"
+MARGIN = 0.25  # of the memory, kept free: by default JAX takes three quarters of a GPU's
+PASSES = 6  # bfloat16 passes of a float32 product on a TPU
+# Of the H100. The two steps of MEASURED determine both (docs/benchmarks_accelerator.json).
+UTILISATION = 0.25
+LAUNCH_SECONDS = 20e-6
+MEASURED = (
+    "with them the report's CVAE in float32 takes the 189 ms and 281 ms measured on one H100 for 10 "
+    "teacher-forced and 10 autoregressive clips of 16 frames, within 5%"
+)
+# Share of a matrix product's rate that a step of 2 clips reaches on 2 threads (docs/benchmarks.json).
+CPU_UTILISATION = 0.45
+PRODUCT_SIZE, PRODUCT_ROUNDS = 1024, 5  # of the matrix product that is timed on a CPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device.
+
+    Attributes:
+      title: its name.
+      backend: 'gpu', 'tpu' or 'cpu', which decides how the convolutions are formulated.
+      memory: bytes.
+      rates: peak floating-point operations per second by dtype of the operands.
+      bandwidth: bytes per second between the chip and its memory; None: not considered.
+      utilisation: share of the peak that products and convolutions reach.
+      launch_seconds: what each product or convolution takes besides, for its launch and for the small
+        operations around it.
+      assumption: where the last two are from.
+    """
+
+    title: str
+    backend: str
+    memory: float
+    rates: Mapping[str, float]
+    bandwidth: float | None
+    utilisation: float
+    launch_seconds: float
+    assumption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of a step: of the arithmetic, of moving its operands, of launches, and of all."""
+
+    compute: float
+    traffic: float
+    launches: float
+
+    @property
+    def total(self) -> float:
+        """The larger of arithmetic and traffic, and the launches."""
+        return max(self.compute, self.traffic) + self.launches
+
+
+def _accelerator(
+    title: str, backend: str, memory: float, bfloat16: float, float32: float, bandwidth: float
+) -> Chip:
+    return Chip(
+        title=title,
+        backend=backend,
+        memory=memory * 1e9,
+        rates={"bfloat16": bfloat16 * 1e12, "float32": float32 * 1e12},
+        bandwidth=bandwidth * 1e9,
+        utilisation=UTILISATION,
+        launch_seconds=LAUNCH_SECONDS,
+        assumption=MEASURED if "H100" in title else f"{MEASURED}; nothing was measured on this chip",
+    )
+
+
+ACCELERATORS = {
+    "h100": _accelerator("NVIDIA H100 SXM", "gpu", 80, 989, 67, 3350),
+    "a100": _accelerator("NVIDIA A100 SXM", "gpu", 80, 312, 19.5, 2039),
+    "v4": _accelerator("Google TPU v4", "tpu", 32, 275, 275 / PASSES, 1200),
+    "v5e": _accelerator("Google TPU v5e", "tpu", 16, 197, 197 / PASSES, 819),
+    "v5p": _accelerator("Google TPU v5p", "tpu", 95, 459, 459 / PASSES, 2765),
+}
+CHIPS = (*ACCELERATORS, CPU)
+
+
+def this_machine(dtypes: Iterable[str], devices: int = 1) -> Chip:
+    """Return the CPU of this machine as one of `devices` that share it; times a matrix product per dtype."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Chip(
+        title="the CPU of this machine",
+        backend="cpu",
+        memory=memory / devices,
+        rates={dtype: product_rate(dtype) / devices for dtype in dtypes},
+        bandwidth=None,
+        utilisation=CPU_UTILISATION,
+        launch_seconds=0.0,
+        assumption="the share is that of the report's CVAE in float32 with 2 clips on 2 threads, the rate "
+        "that of a matrix product, timed just now",
+    )
+
+
+def product_rate(dtype: str) -> float:
+    """Return the floating-point operations per second of a matrix product here, the best of some rounds."""
+    x = jnp.ones((PRODUCT_SIZE, PRODUCT_SIZE), dtype)
+    multiply = jax.jit(jnp.matmul).lower(x, x).compile()
+    seconds = []
+    for _ in range(PRODUCT_ROUNDS):
+        started = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return 2 * PRODUCT_SIZE**3 / min(seconds)
+
+
+def estimate(operations: Operations, chip: Chip, utilisation: float | None = None) -> Estimate:
+    """Return what the operations of a step take on a chip; utilisation: None takes the chip's."""
+    share = chip.utilisation if utilisation is None else utilisation
+    return Estimate(
+        compute=sum(flops / (share * chip.rates[dtype]) for dtype, flops in operations.flops.items()),
+        traffic=operations.bytes / chip.bandwidth if chip.bandwidth else 0.0,
+        launches=operations.number * chip.launch_seconds,
+    )
