@@ -57,7 +57,7 @@ def _plan(config: ConfigDict, settings: dict[str, Any], file: str | None) -> Non
         cli.fail(f"--margin is {margin}; give a number in [0, 1).")
     from cvae_jax.planning.plan import make_plan
     from cvae_jax.planning.report import to_json, to_text
-    from cvae_jax.runtime.files import require_writable, replacing
+    from cvae_jax.runtime.files import replacing, require_writable
 
     if file is not None:
         require_writable(Path(file).absolute().parent, "give --json a file in a folder that can be written")
