@@ -202,14 +202,8 @@ def check_fields(config: ConfigDict, template: ConfigDict) -> None:
 
 def save(config: ConfigDict, workdir: Path) -> None:
     """Write W/config.json atomically."""
-    try:
-        with replacing(workdir / FILE) as partial:
-            partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to the workdir {workdir} ({error.strerror}); give --workdir a folder that can "
-            "be written."
-        ) from error
+    with replacing(workdir / FILE) as partial:
+        partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load(workdir: Path, template: ConfigDict) -> ConfigDict:

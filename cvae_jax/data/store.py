@@ -113,7 +113,7 @@ def prepare(
         if reason:
             why = reason.group(1)
         elif isinstance(error, OSError):
-            why = error.strerror
+            why = error.strerror or str(error).partition(".")[0]  # TFDS has no number for a full disk
         else:
             raise
         raise UserError(

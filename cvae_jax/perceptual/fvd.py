@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from cvae_jax.perceptual import i3d
+from cvae_jax.runtime.errors import StorageError
 from cvae_jax.runtime.files import replacing, user_cache_folder
 
 DESCRIPTION = (
@@ -91,7 +92,7 @@ def _keep(path: Path, found: np.ndarray) -> None:
     try:
         with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, found)
-    except OSError:
+    except StorageError:
         pass  # the folder cannot be written: features are computed again next time
 
 

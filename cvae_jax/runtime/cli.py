@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 import cvae_jax
-from cvae_jax.runtime.errors import NonFiniteError, UserError
+from cvae_jax.runtime.errors import NonFiniteError, StorageError, UserError
 
 CONFIG_HELP = "see the fields and their types in cvae_jax/defaults.py"
 PLAN = "python -m cvae_jax.plan"
@@ -77,9 +77,10 @@ def guarded(main: Callable[[], Any]) -> Any:
     except NonFiniteError as error:
         fail(str(error), status=1)
     except OSError as error:
-        if error.filename is None:
+        number = StorageError.number_in(error)
+        if number is None:
             raise
-        fail(f"{error.filename}: {error.strerror}; check this path, its permissions and the disk's space.")
+        fail(str(StorageError(error.filename or "a file", number, "read or write")))
     except MemoryError as error:
         fail(f"Out of memory ({one_line(error)}): lower config.batch_size or the sizes in config.model.")
     except RuntimeError as error:  # what JAX raises is one

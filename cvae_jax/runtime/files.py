@@ -4,14 +4,14 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 import platformdirs
 
-from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.errors import StorageError, UserError
 
 
 def user_cache_folder() -> Path:
@@ -23,16 +23,51 @@ def user_cache_folder() -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place once it has been written."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def writing(what: object) -> Iterator[None]:
+    """Within, an error of the disk (see `StorageError`) becomes a StorageError that names `what`."""
     try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # TensorFlow and TensorStore each have their own
+        number = StorageError.number_in(error)
+        if number is None:
+            raise
+        raise StorageError(what, number) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path beside `path` that takes its place once it has been written.
+
+    Raises StorageError where the disk is full, read-only or failing; `path` is then as it was.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file and wait until it is on disk; where that fails, the file is as it was.
+
+    Raises StorageError where the disk is full, read-only or failing.
+    """
+    with writing(path), path.open("ab", buffering=0) as file:  # a buffer would be written again by `close`
+        before, left = file.tell(), memoryview(f"{line}\n".encode())
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except BaseException:  # an interrupt as well
+            file.truncate(before)
+            raise
 
 
 def nan_to_null(value: Any) -> Any:
@@ -47,8 +82,9 @@ def nan_to_null(value: Any) -> Any:
 def require_writable(folder: Path, advice: str) -> None:
     """Raise UserError ending with `advice` where a folder cannot be written, or made; nothing is made."""
     try:
-        with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
-            pass
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=above, buffering=0) as file:
+            file.write(b"\0")  # an empty file takes no room
     except OSError as error:
         raise UserError(f"Cannot write to the folder {folder} ({error.strerror}): {advice}.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -10,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from cvae_jax.runtime.files import user_cache_folder
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import require_writable, user_cache_folder
 
 CPU_FLAGS = {
     # jaxlib 0.10's default hands products and convolution gradients to YNNPACK fusions that take up to
@@ -120,10 +122,16 @@ def _made(folder: Path) -> Path | None:
     if not folder.is_absolute():  # there is no home
         return None
     try:
+        require_writable(folder, "compiled programs are not kept")
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    for entry in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process removes it
+            if entry.stat().st_size == 0:  # left by a kill; JAX would never write it again
+                entry.unlink()
+    return folder
 
 
 def _cpu_kind() -> str:

@@ -22,13 +22,13 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from cvae_jax.models.interface import Variables, VideoModel, variable_shapes
 from cvae_jax.runtime.errors import DamagedError, UserError
+from cvae_jax.runtime.files import writing
 from cvae_jax.runtime.progress import warn
 from cvae_jax.training import checkpoint_folder, digests
-from cvae_jax.training.checkpoint_folder import DAMAGED, FOLDER, SET_ASIDE
+from cvae_jax.training.checkpoint_folder import DAMAGED, FOLDER, HALF_WRITTEN, NONE_LEFT, SET_ASIDE
 from cvae_jax.training.state import TrainState
 
 BEST = "val_psnr_prior"
-NONE_LEFT = "no other one is sound: put a copy in its place, or give another --workdir"
 _SAVING = threading.RLock()
 
 
@@ -42,8 +42,6 @@ class Progress:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager in process 0 alone; the others need not know of it."""
-
     def reached_preemption(self, step: int) -> bool:
         """Return False: `cvae_jax.runtime.preemption` asks, in all processes equally often."""
         return False
@@ -58,6 +56,10 @@ class Checkpoints:
       period: steps between checkpoints kept for ever; 0 for none.
       read_only: only restore.
 
+    A disk that is full, read-only or failing raises StorageError, which names the step that it concerns: of
+    writing in the background in the next call of `save`, `wait` or `close`. Other checkpoints stay as they
+    are, and `close` removes what was half written.
+
     Raises DamagedError where the metrics of a checkpoint are damaged, which orbax reads when it opens the
     folder, and nothing may be written or no other checkpoint is left; otherwise it is set aside.
     """
@@ -69,9 +71,10 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int = 1, period: int = 0, read_only: bool = False):
         self._workdir, self._read_only = workdir.absolute(), read_only
         self.folder = self._workdir / FOLDER
+        self._latest_step: int | None = None  # that was saved
         if not read_only:
             checkpoint_folder.settle_replaced(self._workdir)
-        self._refuse_damaged_metrics()
+        checkpoint_folder.refuse_damaged_metrics(self._workdir, read_only)
         kept = [
             policies.LatestN(keep),
             policies.BestN(
@@ -82,21 +85,20 @@ class Checkpoints:
         ]
         if period:
             kept.append(policies.EveryNSteps(period))
-        if not read_only:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self._manager = _Manager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(kept),
-                best_fn=lambda metrics: metrics[BEST],
-                best_mode="max",
-                create=False,  # which orbax cannot in one process of several
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
-                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            best_fn=lambda metrics: metrics[BEST],
+            best_mode="max",
+            create=False,  # which orbax cannot in one process of several
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
         )
+        with self._writing():
+            if not read_only:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = _Manager(self.folder, options=options)
 
     @property
     def steps(self) -> list[int]:
@@ -122,47 +124,32 @@ class Checkpoints:
                 with contextlib.suppress(Exception):  # its own run meets the error in `wait` or `close`
                     Checkpoints._latest.wait()
             self.wait()
-            if step in self._manager.all_steps():
-                checkpoint_folder.move_to_replace(self._folder_of(step))
-                self._manager.reload()
-            Checkpoints._latest = self
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(jax.device_get(state)),
-                    progress=ocp.args.JsonSave(dataclasses.asdict(progress) | {"format": digests.FORMAT}),
-                ),
-                metrics=metrics,
-                force=True,
-            )
+            Checkpoints._latest, self._latest_step = self, step
+            with self._writing():
+                if step in self._manager.all_steps():
+                    checkpoint_folder.move_to_replace(self._folder_of(step))
+                    self._manager.reload()
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(jax.device_get(state)),
+                        progress=ocp.args.JsonSave(dataclasses.asdict(progress) | {"format": digests.FORMAT}),
+                    ),
+                    metrics=metrics,
+                    force=True,
+                )
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        step = self._latest_step
+        return writing(self.folder if step is None else f"the checkpoint of step {step} in {self.folder}")
 
     def _write_digests(self) -> None:
         """Complete the checkpoint that is being written; orbax calls this before it renames the folder."""
-        (partial,) = self.folder.glob("*.orbax-checkpoint-tmp")
+        (partial,) = self.folder.glob(HALF_WRITTEN)
         digests.write(partial)
 
     def _folder_of(self, step: int) -> Path:
         return self.folder / str(step)
-
-    def _refuse_damaged_metrics(self) -> None:
-        steps = checkpoint_folder.stored_steps(self._workdir)
-        damaged = {}
-        for step in steps:
-            folder = self._folder_of(step)
-            found = digests.damage(folder, only="metrics/")
-            if found and self._read_only:
-                if "missing" in found:  # training deletes old checkpoints, and orbax does not mind
-                    continue
-                raise DamagedError(folder, found, f"move it out of {self.folder} to use the others")
-            if found:
-                damaged[step] = found
-        others = [self._folder_of(step) for step in steps if step not in damaged]
-        if damaged and all(digests.damage(folder) for folder in others):
-            newest = max(damaged)
-            raise DamagedError(self._folder_of(newest), damaged[newest], NONE_LEFT)
-        for step, found in damaged.items():
-            error = DamagedError(self._folder_of(step), found)
-            warn(f"{error} It is now in {checkpoint_folder.set_aside(self._folder_of(step), DAMAGED)}.")
 
     def set_newer_aside(self, step: int, damaged: dict[int, DamagedError]) -> None:
         """Rename the folders of checkpoints after a step, some of which are damaged, and say so."""
@@ -248,7 +235,7 @@ class Checkpoints:
             ) from None
         progress = dict(restored["progress"])
         if progress.pop("format", 1) > 1 and not (folder / digests.FILE).exists():
-            raise DamagedError(folder, f"{digests.FILE} is missing")
+            raise DamagedError(folder, digests.Damage(digests.FILE, "missing"))
         return restored["state"], Progress(**progress)
 
     def find(self, which: str) -> int:
@@ -276,19 +263,21 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when everything saved is on disk."""
-        with _SAVING:
+        with _SAVING, self._writing():
             self._manager.wait_until_finished()
             if not self._read_only:
                 checkpoint_folder.settle_replaced(self._workdir)
 
     def close(self) -> None:
         """Finish writing and release the manager."""
-        with _SAVING:
+        with _SAVING, self._writing(), contextlib.ExitStack() as stack:
             if Checkpoints._latest is self:
                 Checkpoints._latest = None
-            self._manager.close()
             if not self._read_only:
-                checkpoint_folder.settle_replaced(self._workdir)
+                stack.callback(checkpoint_folder.settle_replaced, self._workdir)
+                stack.callback(checkpoint_folder.remove_half_written, self._workdir)
+            stack.callback(self._manager.close)
+            self._manager.wait_until_finished()  # once its error has been raised, `close` waits for the rest
 
 
 def restore_for_evaluation(

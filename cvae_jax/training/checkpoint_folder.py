@@ -6,13 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
-from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.errors import DamagedError, UserError
 from cvae_jax.runtime.files import replacing
+from cvae_jax.runtime.progress import warn
 from cvae_jax.runtime.workdir import METRICS_FILE
 from cvae_jax.training import digests
 
 FOLDER = "checkpoints"
 RESUMED_FILE = "resumed_from.json"  # in the workdir: the steps that --resume_from has gone back to
+HALF_WRITTEN = "*.orbax-checkpoint-tmp"  # folders of checkpoints that orbax is writing
+NONE_LEFT = "no other one is sound: put a copy in its place, or give another --workdir"
 # Suffixes of the folders of checkpoints that are not used.
 REPLACED, SET_ASIDE, DAMAGED = "replaced", "set_aside", "damaged"
 
@@ -43,6 +46,36 @@ def settle_replaced(workdir: Path) -> None:
         if folder.exists():
             set_aside(folder, DAMAGED)
         replaced.rename(folder)
+
+
+def remove_half_written(workdir: Path) -> None:
+    """Delete what is left of checkpoints whose writing has failed."""
+    for folder in (workdir / FOLDER).glob(HALF_WRITTEN):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_damaged_metrics(workdir: Path, read_only: bool) -> None:
+    """Set aside the checkpoints whose metrics are damaged, which orbax reads when it opens the folder.
+
+    read_only: rename nothing. Raises DamagedError where one is left that orbax would read, or where no other
+    checkpoint is sound.
+    """
+    folders = {step: workdir / FOLDER / str(step) for step in stored_steps(workdir)}
+    damaged = {}
+    for step, folder in folders.items():
+        found = digests.damage(folder, only="metrics/")
+        if found and read_only:
+            if found.kind == "missing":  # training deletes old checkpoints, and orbax does not mind
+                continue
+            raise DamagedError(folder, found, f"move it out of {folder.parent} to use the others")
+        if found:
+            damaged[step] = found
+    if damaged and all(digests.damage(folders[step]) for step in folders.keys() - damaged.keys()):
+        newest = max(damaged)
+        raise DamagedError(folders[newest], damaged[newest], NONE_LEFT)
+    for step, found in damaged.items():
+        error = DamagedError(folders[step], found)
+        warn(f"{error} It is now in {set_aside(folders[step], DAMAGED)}.")
 
 
 def set_aside(folder: Path, suffix: str) -> Path:

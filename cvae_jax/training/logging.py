@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import math
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from cvae_jax.report.figures import image_strip
 from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import replacing, writing
 
 CONTROLS = ("beta", "forced_share")  # what of the controls is averaged over an epoch
 SKIPPED = "skipped"  # among the sums of an epoch, the number of steps that were not finite
@@ -79,8 +81,9 @@ class Writers:
                 scalars |= {f"{name}/{key}": entry for key, entry in value.items()}
             elif value is not None and name != "step":
                 scalars[name] = value
-        self._tensorboard.write_scalars(row["step"], scalars)
-        self._tensorboard.flush()
+        with self._writing():
+            self._tensorboard.write_scalars(row["step"], scalars)
+            self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.log(scalars, step=row["step"])
 
@@ -91,24 +94,33 @@ class Writers:
         videos: Mapping[str, dict[str, np.ndarray]],
     ) -> None:
         """Write the PSNR per frame, by scene and mode, and a film strip of each scene's video."""
-        for scene, curves in per_frame.items():
-            # TensorBoard's x axis is the frame here, so each validation needs a tag of its own.
-            tag = f"{scene}/step_{step}"
-            for t, values in enumerate(zip(*curves.values(), strict=True), 1):
-                named = {f"per_frame_psnr_{mode}/{tag}": v for mode, v in zip(curves, values, strict=True)}
-                self._tensorboard.write_scalars(t, named)
-        if self._images:
-            strips = {
-                f"validation/{scene}": image_strip(columns, every=max(1, len(columns["prior"]) // 10))[None]
-                for scene, columns in videos.items()
-            }
-            self._tensorboard.write_images(step, strips)
-        self._tensorboard.flush()
+        with self._writing():
+            for scene, curves in per_frame.items():
+                # TensorBoard's x axis is the frame here, so each validation needs a tag of its own.
+                tag = f"{scene}/step_{step}"
+                for t, values in enumerate(zip(*curves.values(), strict=True), 1):
+                    named = {
+                        f"per_frame_psnr_{mode}/{tag}": v for mode, v in zip(curves, values, strict=True)
+                    }
+                    self._tensorboard.write_scalars(t, named)
+            if self._images:
+                strips = {
+                    f"validation/{scene}": image_strip(columns, every=max(1, len(columns["prior"]) // 10))[
+                        None
+                    ]
+                    for scene, columns in videos.items()
+                }
+                self._tensorboard.write_images(step, strips)
+            self._tensorboard.flush()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(f"TensorBoard's events in {self._workdir}")
 
     def close(self) -> None:
         """Flush and close."""
         if "_tensorboard" in self.__dict__:
-            self._tensorboard.close()
+            with self._writing():
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -139,5 +151,6 @@ def _run_id(workdir: Path) -> str:
     if not path.exists():
         import uuid
 
-        path.write_text(uuid.uuid4().hex[:12] + "\n")
+        with replacing(path) as partial:
+            partial.write_text(uuid.uuid4().hex[:12] + "\n")
     return path.read_text().strip()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from cvae_jax.runtime.errors import DamagedError, UserError
-from cvae_jax.runtime.files import nan_to_null, replacing
+from cvae_jax.runtime.files import append_line, nan_to_null, replacing
 from cvae_jax.runtime.progress import warn
 from cvae_jax.runtime.workdir import read_metrics
 from cvae_jax.training import checkpoint_folder
-from cvae_jax.training.checkpoint import NONE_LEFT, Checkpoints, Progress
+from cvae_jax.training.checkpoint import Checkpoints, Progress
+from cvae_jax.training.checkpoint_folder import NONE_LEFT
 from cvae_jax.training.state import TrainState
 
 
@@ -73,17 +73,24 @@ def refuse_other_data(path: Path, found: str, trained: bool) -> None:
 
 
 def keep_rows(path: Path, epochs: int) -> None:
-    """Drop the rows of epochs that will be run again, and a row cut short by a kill."""
+    """Drop the rows of epochs that will be run again, lines that cannot be read, and rows that are doubled.
+
+    A line cut short by a kill is of an epoch that will be run again; other rows that are lost are reported.
+    """
     if not path.exists():
         return
-    rows = [json.dumps(row) + "\n" for row in read_metrics(path.parent) if row["epoch"] < epochs]
+    rows = {row["epoch"]: row for row in read_metrics(path.parent) if 0 <= row["epoch"] < epochs}
+    lost = [str(epoch) for epoch in range(epochs) if epoch not in rows]
+    if lost:
+        warn(f"{path} is damaged: it has no rows of the epochs {', '.join(lost)}.")
     with replacing(path) as partial:
-        partial.write_text("".join(rows))
+        partial.write_text("".join(_line(row) + "\n" for row in rows.values()))
 
 
 def append_row(path: Path, row: dict) -> None:
     """Append one JSON object and wait until it is on disk (the checkpoint that follows relies on it)."""
-    with path.open("a") as file:
-        file.write(json.dumps(nan_to_null(row), allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, _line(row))
+
+
+def _line(row: dict) -> str:
+    return json.dumps(nan_to_null(row), allow_nan=False)

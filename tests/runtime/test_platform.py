@@ -135,3 +135,27 @@ def test_everything_kept_is_in_the_users_cache_folder(monkeypatch, tmp_path):
     assert files.user_cache_folder() == tmp_path / "cvae_jax"
     assert platform.cache_folder().parent == pose_environment.environment_folder().parent
     assert platform.cache_folder().parent == tmp_path / "cvae_jax"
+
+
+def test_the_cache_of_compiled_programs_holds_no_empty_entries(monkeypatch, tmp_path, capsys):
+    """JAX leaves one where it is killed, and would never write it again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    folder = platform.cache_folder()
+    folder.mkdir(parents=True)
+    (folder / "jit_one-cache").write_bytes(b"")
+    (folder / "jit_two-cache").write_bytes(b"compiled")
+    platform.prepare()
+    assert os.environ.pop("JAX_COMPILATION_CACHE_DIR") == str(folder)
+    assert [path.name for path in folder.iterdir()] == ["jit_two-cache"]
+    assert capsys.readouterr().err == ""
+
+
+def test_without_room_compiled_programs_are_not_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    (tmp_path / "cvae_jax").write_text("no folder")
+    platform.prepare()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Cannot write to the folder") and line.endswith("compiled programs are not kept.")

@@ -355,3 +355,26 @@ def test_rows_of_unfinished_epochs_are_dropped(tmp_path):
     path.write_text('{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2, "cut')
     keep_rows(path, 1)
     assert path.read_text() == '{"epoch": 0}\n'
+
+
+def test_rows_that_are_doubled_or_lost(tmp_path, capsys):
+    path = tmp_path / METRICS_FILE
+    rows = [b'{"epoch": 0, "kl": 0.1}', b'{"epoch": 1}', b'{"epoch": 1}', b'{"epoch": 2}', b'{"epoch": 4}']
+    path.write_bytes(b"\n".join([*rows, b"\xff\x00"]))
+    keep_rows(path, 4)
+    assert path.read_bytes() == b'{"epoch": 0, "kl": 0.1}\n{"epoch": 1}\n{"epoch": 2}\n'
+    assert "metrics.jsonl is damaged: it has no rows of the epochs 3." in capsys.readouterr().err
+    keep_rows(path, 3)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe{\x00", b"{}", b"[1]", b"3", b'{"epoch": null}', b'{"epoch": "1"}', b""]
+)
+def test_a_line_that_is_no_row_is_named_and_nothing_is_changed(tmp_path, line):
+    path = tmp_path / METRICS_FILE
+    content = b'{"epoch": 0}\n' + line + b'\n{"epoch": 1}\n'
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="^Line 2 of .*metrics.jsonl is no row of an epoch"):
+        keep_rows(path, 1)
+    assert path.read_bytes() == content
