@@ -2,12 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help env demo test bench bench-loader bench-accelerator lint clean
+.PHONY: help env demo test test-slow bench bench-loader bench-accelerator lint clean
 
 help:
-	@echo "make env    make .venv from requirements.txt (METRICS=1: with the weights of LPIPS and FVD, 115 MB)"
+	@echo "make env    make .venv from requirements.txt (METRICS=1: with the weights of LPIPS and FVD, 115 MB;"
+	@echo "            ACCELERATOR=cuda13 or tpu: with JAX for it)"
 	@echo "make demo   train on the embedded real clips and show what was learned (runs/demo)"
 	@echo "make test   run the fast tests"
+	@echo "make test-slow  run the slow tests (kills, several processes, soak; two hours on two cores)"
 	@echo "make bench  compare speed and memory with PyTorch (half an hour; BENCH=--quick: minutes)"
 	@echo "make bench-loader  compare the loaders with PyTorch's (ten minutes; BENCH=--quick: two)"
 	@echo "make bench-accelerator  time training steps on this machine's accelerator (minutes)"
@@ -25,6 +27,11 @@ $(VENV)/.metrics: requirements-metrics.txt $(VENV)/.runtime
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --use-pep517 -r $<
 	@touch $@
 
+ACCELERATORS := cuda13 tpu
+$(ACCELERATORS:%=$(VENV)/.%): $(VENV)/.%: requirements-%.txt $(VENV)/.runtime
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 $(VENV)/.test: requirements-test.txt $(VENV)/.runtime $(VENV)/.metrics
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
@@ -33,7 +40,11 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.test
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-env: $(VENV)/.runtime $(if $(METRICS),$(VENV)/.metrics)
+ifneq ($(filter-out $(ACCELERATORS),$(ACCELERATOR)),)
+$(error ACCELERATOR is $(ACCELERATOR); choose one of $(ACCELERATORS), or leave it out for a CPU)
+endif
+
+env: $(VENV)/.runtime $(if $(METRICS),$(VENV)/.metrics) $(ACCELERATOR:%=$(VENV)/.%)
 
 demo: env
 	$(RUN) train.py --config=configs/quickstart.py --workdir=runs/demo
@@ -42,6 +53,9 @@ demo: env
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -q -n auto --maxprocesses 8
+
+test-slow: $(VENV)/.test
+	$(RUN) -m pytest -q -m slow
 
 bench: $(VENV)/.dev
 	$(RUN) benchmarks/run.py $(BENCH)

@@ -120,7 +120,7 @@ def test_with_a_run_per_core_every_core_is_a_device_of_one_thread(monkeypatch):
 
 def test_the_scripts_import_no_jax_before_the_settings_are_made():
     names = [path.stem for path in (ROOT / "cvae_jax" / "scripts").glob("[a-z]*.py")]
-    assert len(names) == 5
+    assert len(names) == 6
     program = "import sys\n" + "".join(f"import cvae_jax.scripts.{name}\n" for name in names)
     program += "print([name for name in ('jax', 'jaxlib', 'tensorflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from helpers import read_rows, same_bits, tiny_config
 
 from cvae_jax.runtime import cli
 from cvae_jax.runtime.errors import StorageError, UserError
-from cvae_jax.runtime.files import append_line, make_writable, replacing, writing
+from cvae_jax.runtime.files import append_line, replacing, require_writable, writing
 from cvae_jax.train import train
 from cvae_jax.training import digests, loop
 from cvae_jax.training.checkpoint import Checkpoints, Progress
@@ -177,7 +177,7 @@ def test_a_checkpoint_is_kept_where_its_replacement_fails(config, whole, monkeyp
 def test_a_results_folder_without_room(disk):
     fill(disk, 0)
     with pytest.raises(UserError, match="No space left on device"):
-        make_writable(disk / "eval", "give another place")
+        require_writable(disk / "eval", "give another place")
 
 
 @pytest.mark.parametrize("leave", [0, 60_000])
