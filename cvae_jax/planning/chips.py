@@ -89,11 +89,11 @@ def _accelerator(
 
 
 ACCELERATORS = {
-    "h100": _accelerator("NVIDIA H100 SXM", "gpu", 80, 989, 67, 3350),
-    "a100": _accelerator("NVIDIA A100 SXM", "gpu", 80, 312, 19.5, 2039),
-    "v4": _accelerator("Google TPU v4", "tpu", 32, 275, 275 / PASSES, 1200),
-    "v5e": _accelerator("Google TPU v5e", "tpu", 16, 197, 197 / PASSES, 819),
-    "v5p": _accelerator("Google TPU v5p", "tpu", 95, 459, 459 / PASSES, 2765),
+    "h100": _accelerator("NVIDIA H100 SXM", "gpu", 80.0, 989.0, 67.0, 3350.0),
+    "a100": _accelerator("NVIDIA A100 SXM", "gpu", 80.0, 312.0, 19.5, 2039.0),
+    "v4": _accelerator("Google TPU v4", "tpu", 32.0, 275.0, 275 / PASSES, 1200.0),
+    "v5e": _accelerator("Google TPU v5e", "tpu", 16.0, 197.0, 197 / PASSES, 819.0),
+    "v5p": _accelerator("Google TPU v5p", "tpu", 95.0, 459.0, 459 / PASSES, 2765.0),
 }
 CHIPS = (*ACCELERATORS, CPU)
 

@@ -26,7 +26,6 @@ from cvae_jax.planning.program import (
     fit_line,
     largest_batch,
     memory_of,
-    sizes_to_compile,
 )
 from cvae_jax.runtime.backend import formulated_for
 from cvae_jax.runtime.devices import Devices
@@ -112,7 +111,7 @@ def make_plan(
     keep free. load: whether to load the data, to know how many steps an epoch has. They are loaded in any
     case where nothing else tells the shape of their frames and labels.
 
-    Compiles the step two or three times, which takes tens of seconds. Raises UserError for a mistake in the
+    Compiles the step three times at most, which takes tens of seconds. Raises UserError for a mistake in the
     config or in the data.
     """
     with formulated_for(CPU if chip == CPU else ACCELERATORS[chip].backend):
@@ -128,14 +127,13 @@ def make_plan(
         # Without data any length of an epoch does that its schedules accept: they do not change the program.
         controls = make_controls(config, parts, steps_per_epoch or max(1, config.beta.num_cycles))
         step = Step(config, parts, controls, *shapes)
-        parts_of_batch = config.accumulate_steps
-        clips = -(-config.batch_size // (devices * parts_of_batch)) * parts_of_batch
-        operations, memory = _compile(step, sizes_to_compile(clips))
-    own = operations[clips]
-    found = this_machine(own.flops, devices) if chip == CPU else ACCELERATORS[chip]
+        clips = -(-config.batch_size // devices)
+        own = step.operations(clips)
+        chosen = this_machine(own.flops, devices) if chip == CPU else ACCELERATORS[chip]
+        memory = _compile(step, clips, (1 - margin) * chosen.memory)
     totals = {size: of_size.total for size, of_size in memory.items()}
     state = step.state
-    share = found.utilisation if utilisation is None else utilisation
+    share = chosen.utilisation if utilisation is None else utilisation
     return Plan(
         config=config.name,
         precision=config.precision,
@@ -144,7 +142,7 @@ def make_plan(
         clip_length=config.clip_length,
         frame_size=step.frame_size,
         devices=devices,
-        chip=found,
+        chip=chosen,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
         operations=own,
@@ -152,20 +150,29 @@ def make_plan(
         memory=memory[clips],
         by_batch=totals,
         margin=margin,
-        largest=largest_batch(totals, (1 - margin) * found.memory),
+        largest=largest_batch(totals, (1 - margin) * chosen.memory),
         utilisation=share,
-        time=estimate(own, found, share),
+        time=estimate(own, chosen, share),
         steps_per_epoch=steps_per_epoch,
         num_epochs=config.num_epochs,
     )
 
 
-def _compile(step: Step, sizes: list[int]) -> tuple[dict[int, Operations], dict[int, Memory]]:
-    operations, memory = {}, {}
-    with compile_bar(len(sizes)) as bar:
-        for clips in sizes:
-            with Announcement(bar, f"compiling the training step for {clips} clips"):
-                operations[clips], lowered = step.trace(clips)
-                memory[clips] = memory_of(lowered)
+def _compile(step: Step, clips: int, budget: float) -> dict[int, Memory]:
+    """Return the memory of the step for some numbers of clips: the given one, its double, and what may fit.
+
+    The last one checks the line through the others: how a compiler lays out memory changes with the batch.
+    """
+    memory: dict[int, Memory] = {}
+    sizes = [clips, 2 * clips]
+    with compile_bar(3) as bar:
+        while sizes:
+            size = sizes.pop(0)
+            with Announcement(bar, f"compiling the training step for {size:,} clips"):
+                memory[size] = memory_of(step.lower(size))
             bar.update()
-    return operations, memory
+            if size == 2 * clips:
+                guess = largest_batch({size: found.total for size, found in memory.items()}, budget)
+                guess -= guess % 2  # on a CPU clips are worked on in pairs, and single ones need less
+                sizes += [guess] * (guess > size)
+    return memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,7 @@ class Step:
     frame_size: tuple[int, int]
     label_size: int | None
 
-    @property
+    @functools.cached_property
     def state(self) -> TrainState:
         """Return the shapes and dtypes of the training state."""
         return jax.eval_shape(
@@ -62,7 +63,11 @@ class Step:
         )
 
     def batch(self, clips: int) -> tuple[PyTree, PyTree]:
-        """Return the shapes and dtypes of a batch of so many clips on one device, and of the controls."""
+        """Return the shapes and dtypes of a batch of so many clips on one device, and of the controls.
+
+        As in training, a batch that is taken in parts is filled up to a multiple of them.
+        """
+        clips += -clips % self.config.accumulate_steps
         controls = self.controls.at(0, 0)
         length = self.config.clip_length
         frames = (length, *self.frame_size, 3)
@@ -80,14 +85,20 @@ class Step:
         }
         return batch, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), controls.traced)
 
-    def trace(self, clips: int) -> tuple[Operations, Any]:
-        """Return the operations of the step for so many clips on one device, and its lowered program."""
-        options = make_step_options(self.config, self.parts, self.controls)
-        step = make_train_step(*self.parts.compiled, **options)
-        mapped: Any = Devices(jax.local_devices()[:1]).map_update(step)
-        arguments = self.state, *self.batch(clips)
-        operations = count_operations(jax.make_jaxpr(mapped)(*arguments))
-        return operations, mapped.lower(*arguments)
+    def operations(self, clips: int) -> Operations:
+        """Return the operations of the step for so many clips on one device."""
+        return count_operations(jax.make_jaxpr(self._mapped)(self.state, *self.batch(clips)))
+
+    def lower(self, clips: int) -> Any:
+        """Return the lowered program of the step for so many clips on one device."""
+        return self._mapped.lower(self.state, *self.batch(clips))
+
+    @functools.cached_property
+    def _mapped(self) -> Any:
+        step = make_train_step(
+            *self.parts.compiled, **make_step_options(self.config, self.parts, self.controls)
+        )
+        return Devices(jax.local_devices()[:1]).map_update(step)
 
 
 def memory_of(lowered: Any) -> Memory:
@@ -109,18 +120,10 @@ def fit_line(totals: Mapping[int, int]) -> tuple[float, float]:
     return totals[low] - slope * low, slope
 
 
-def largest_batch(totals: Mapping[int, int], budget: float) -> int:
+def largest_batch(totals: Mapping[int, int], budget: int | float) -> int:
     """Return how many clips fit `budget` bytes, by a line through the memory of the two largest batches.
 
     0 where not even one fits. The memory of a step grows with its batch, at least by the clips themselves.
     """
     start, slope = fit_line(totals)
     return max(0, int((budget - start) / slope))
-
-
-def sizes_to_compile(clips: int) -> list[int]:
-    """Return the batches to compile: the given one and what the line is drawn through.
-
-    The line's are even: on a CPU clips are worked on in pairs, and single ones need less.
-    """
-    return [clips, 2 * clips] if clips % 2 == 0 else [clips, 2 * clips, 4 * clips]

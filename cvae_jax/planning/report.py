@@ -43,7 +43,13 @@ def to_text(plan: Plan) -> str:
         "Epoch and run": _epochs(plan),
     }
     return "\n".join(
-        textwrap.fill(text, WIDTH, initial_indent=f"{name:<{INDENT}}", subsequent_indent=" " * INDENT)
+        textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent=f"{name:<{INDENT}}",
+            subsequent_indent=" " * INDENT,
+            break_on_hyphens=False,
+        )
         for name, text in rows.items()
     )
 
@@ -74,9 +80,9 @@ def _memory(plan: Plan) -> str:
 
 
 def _largest(plan: Plan) -> str:
-    compiled = " and ".join(str(clips) for clips in sorted(plan.by_batch)[-2:])
+    compiled = " and ".join(f"{clips:,}" for clips in sorted(plan.by_batch)[-2:])
     basis = (
-        f"{in_bytes(plan.bytes_per_clip)} per clip, extrapolated from {compiled} clips, within "
+        f"{in_bytes(plan.bytes_per_clip)} per clip, by a line through {compiled} clips, within "
         f"{in_bytes(plan.budget)}; the margin of {plan.margin:.0%} is for batches sent ahead, validation and "
         "libraries, and JAX by default takes only 75% of a GPU's memory"
     )
@@ -121,17 +127,17 @@ def _epochs(plan: Plan) -> str:
     )
 
 
-def in_bytes(number: float) -> str:
+def in_bytes(number: int | float) -> str:
     """Return a number of bytes with a unit."""
     return _scaled(number, ("B", "kB", "MB", "GB", "TB", "PB"))
 
 
-def in_flops(number: float) -> str:
+def in_flops(number: int | float) -> str:
     """Return a number of floating-point operations with a unit."""
     return _scaled(number, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))
 
 
-def in_time(seconds: float) -> str:
+def in_time(seconds: int | float) -> str:
     """Return a duration with a unit."""
     if seconds < 1:
         unit, name = (1e-6, "us") if seconds < 1e-3 else (1e-3, "ms")
@@ -142,13 +148,13 @@ def in_time(seconds: float) -> str:
     return f"{_digits(seconds / unit)} {name}"
 
 
-def _scaled(number: float, units: tuple[str, ...]) -> str:
+def _scaled(number: int | float, units: tuple[str, ...]) -> str:
     power = 0
     while abs(number) >= 1000 and power < len(units) - 1:
         number, power = number / 1000, power + 1
     return f"{_digits(number)} {units[power]}"
 
 
-def _digits(number: float) -> str:
+def _digits(number: int | float) -> str:
     """Return a number with three digits, or as a whole one."""
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
