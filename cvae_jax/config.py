@@ -20,7 +20,7 @@ from cvae_jax.models.interface import VideoModel
 from cvae_jax.perceptual import i3d, lpips
 from cvae_jax.perceptual.weights import require
 from cvae_jax.rollout.scan import RolloutOptions
-from cvae_jax.runtime import cli
+from cvae_jax.runtime import cli, processes
 from cvae_jax.runtime.backend import target_backend
 from cvae_jax.runtime.config_fields import unusable_values, wrong_fields
 from cvae_jax.runtime.devices import AXIS
@@ -198,6 +198,14 @@ def check_fields(config: ConfigDict, template: ConfigDict) -> None:
     wrong = list(wrong_fields(config, template))
     if wrong:
         raise UserError(f"The config does not fit: {'; '.join(wrong)} ({cli.CONFIG_HELP}).")
+
+
+def require_same(config: ConfigDict) -> None:
+    """Raise UserError where processes of a job have different configs; where data lie may differ."""
+    fields = flatten_dict(config.to_dict(), sep=".")
+    processes.require_same(
+        "configs", repr(sorted((k, v) for k, v in fields.items() if k not in ("data.dir", "data.cache")))
+    )
 
 
 def save(config: ConfigDict, workdir: Path) -> None:

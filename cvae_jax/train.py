@@ -93,7 +93,7 @@ def _open(
     parts.require_packages()
     if config.wandb:
         require_wandb()
-    processes.require_same("configs", config.to_json_best_effort(sort_keys=True))
+    config_files.require_same(config)
     held = f"Another process or run trains in {workdir}; wait for it, or give another --workdir."
     lock = exclusive(workdir, held)
     is_new = processes.on_first(lambda: not workdir.exists())

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cvae_jax import config as config_files
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.load import load_ceiling, load_data
@@ -112,7 +113,7 @@ def score(
     """
     parts = Components.build(config)
     parts.require_packages()
-    processes.require_same("configs", config.to_json_best_effort(sort_keys=True))
+    config_files.require_same(config)
     cache = cache or Cache()
     data = load_data(config.data, config.n_past, cache)
     recordings = of_split(data, split, config.data.name)

@@ -16,6 +16,7 @@ from cvae_jax.perceptual import lpips
 from cvae_jax.perceptual.weights import INSTALL, is_installed
 from cvae_jax.report.columns import NOT_MEASURED
 from cvae_jax.rollout.scan import as_float
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 
@@ -117,4 +118,6 @@ def choose(recordings: list[Recording], wants_lpips: bool | None) -> tuple[Measu
         "psnr_person": _PERSON if person else no_person,
         "ssim_person": "as psnr_person, on pixels where the window fits" if person else no_person,
     }
-    return Measures(ssim=True, person=person, lpips=why_not is None), definitions
+    found = Measures(ssim=True, person=person, lpips=why_not is None)
+    processes.require_same("metrics installed", repr(found))
+    return found, definitions

@@ -17,6 +17,7 @@ import re
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -119,13 +120,15 @@ def _initialize(coordinator: str | None, num_processes: int | None, process_id: 
     import jax
 
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on Kubernetes, of a package that only its jobs need
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            )
     except ValueError as error:
         if coordinator is None and "coordinator_address" in str(error):
             return False
