@@ -23,15 +23,17 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start(environment, count, devices, command):
+def start(environment, count, devices, command, files=None):
     """Start `count` processes of a job with `devices` each; command(index) is a script and its flags.
 
-    A job of one process is started as any user would.
+    files: for each process, those that it writes its output and errors to; None: pipes. A job of one process
+    is started as any user would.
     """
     environment = environment | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     coordinator, started = f"127.0.0.1:{free_port()}", []
     for index in range(count):
         script, *flags = command(index)
+        out, err = files[index] if files else (subprocess.PIPE, subprocess.PIPE)
         if count > 1:
             flags += [f"--coordinator={coordinator}", f"--num_processes={count}", f"--process_id={index}"]
         started.append(
@@ -39,8 +41,8 @@ def start(environment, count, devices, command):
                 [sys.executable, str(ROOT / script), *flags],
                 cwd=ROOT,
                 env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
                 text=True,
             )
         )
