@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxprs_in_params
+from jax.interpreters import partial_eval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,15 @@ def count_operations(program: ClosedJaxpr | Jaxpr) -> Operations:
     """Return the operations of one run of a program.
 
     A scan counts as often as it runs, a `cond` as its costlier branch, and a loop whose length only the data
-    decide (`lax.while_loop`) once. Elementwise operations and sums are not counted.
+    decide (`lax.while_loop`) once. Elementwise operations and sums are not counted, nor is what no output
+    depends on, which compilers leave out.
     """
+    jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(used)
+
+
+def _count(program: ClosedJaxpr | Jaxpr) -> Operations:
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     return _sum(_of_equation(equation) for equation in jaxpr.eqns)
 
@@ -66,7 +74,7 @@ def _of_equation(equation: Any) -> Operations:
         return _product(equation, taps * math.prod(equation.outvars[0].aval.shape))
     if name == "conv_general_dilated":
         return _product(equation, _multiply_adds(equation))
-    inner = [count_operations(part) for part in jaxprs_in_params(params)]
+    inner = [_count(part) for part in jaxprs_in_params(params)]
     if name == "cond":
         return max(inner, key=lambda operations: operations.total_flops)
     return _sum(inner) * (params["length"] if name == "scan" else 1)

@@ -139,11 +139,11 @@ def wait_for(condition, seconds=300):
 def test_a_job_of_which_one_process_is_ended_resumes(environment, lab_folder, tmp_path, victim, how):
     """SIGTERM: all save and end with 0. SIGKILL: the others end within a minute, with a sentence."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    epochs = "--config.num_epochs=30"
-    done = jobs.run(environment, 2, 2, *flags_of(lab_folder, tmp_path, whole, epochs))
+    epochs = ["--config.num_epochs=30", "--config.eval.every=10", "--config.eval.lpips=False"]
+    done = jobs.run(environment, 2, 2, *flags_of(lab_folder, tmp_path, whole, *epochs))
     assert [one.status for one in done] == [0, 0], done
 
-    command = flags_of(lab_folder, tmp_path, parted, epochs)
+    command = flags_of(lab_folder, tmp_path, parted, *epochs)
     started = jobs.start(environment, 2, 2, lambda index: command)
     metrics = parted / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
