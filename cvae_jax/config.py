@@ -145,10 +145,9 @@ class Components:
                 f"config.loss.kl_balance is {config.loss.kl_balance}, but the prior of config.model.{kind} "
                 f"is fixed: set config.loss.kl_balance=0, or config.model.{kind}.prior=learned."
             )
-        place = dict(epoch=0, step=0, num_epochs=config.num_epochs)
-        parts.learning_rate.value(**place, steps_per_epoch=1)
+        parts.learning_rate.check_length(config.num_epochs)
         if config.beta.unit == "epoch":
-            parts.beta.value(**place, steps_per_epoch=1)
+            parts.beta.value(epoch=0, step=0, num_epochs=config.num_epochs, steps_per_epoch=1)
         return parts
 
     def require_packages(self) -> None:

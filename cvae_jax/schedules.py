@@ -230,16 +230,20 @@ class LearningRate:
         _check("learning_rate.end", self.end, allowed, lambda x: 0 <= x <= self.peak)
         _check_whole("learning_rate.warmup_epochs", self.warmup_epochs, 0)
 
-    def value(self, *, epoch: int, step: int, num_epochs: int, steps_per_epoch: int) -> float:
-        """Returns the learning rate at a step, which is counted over the whole run.
-
-        Raises UserError if the warm-up is as long as the run.
-        """
+    def check_length(self, num_epochs: int) -> None:
+        """Raises UserError if the warm-up is as long as the run."""
         if self.warmup_epochs >= num_epochs:
             raise UserError(
                 f"config.learning_rate.warmup_epochs is {self.warmup_epochs} but the run has only "
                 f"{num_epochs} epoch(s); keep it below config.num_epochs."
             )
+
+    def value(self, *, epoch: int, step: int, num_epochs: int, steps_per_epoch: int) -> float:
+        """Returns the learning rate at a step, which is counted over the whole run.
+
+        Raises as `check_length` does.
+        """
+        self.check_length(num_epochs)
         per_step = self.per == "step"
         units = steps_per_epoch if per_step else 1
         index = step if per_step else epoch

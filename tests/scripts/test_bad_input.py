@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import warm
@@ -18,9 +19,10 @@ from helpers import ROOT, tiny_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
+from small_model import SmallCVAE
 
 from cvae_jax import config as config_files
-from cvae_jax import defaults
+from cvae_jax import defaults, models
 from cvae_jax.config import Components
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import data_hash
@@ -163,7 +165,8 @@ def good(tmp_path_factory, cache):
     config = tiny_config()
     config.data.cache = str(cache)
     recordings = load(cache)["train"]
-    parts = Components.build(config)
+    with mock.patch.dict(models.KINDS, cvae=SmallCVAE):
+        parts = Components.build(config)
     size = recordings[0].frames.shape[1:3]
     state = TrainState.create(init_variables(parts.model, 0, size, None), parts.optimizer)
     with Checkpoints(workdir) as checkpoints:
@@ -252,7 +255,7 @@ CONTENT = st.sampled_from(
 FILES = [config_files.FILE, METRICS_FILE, FRAMES_FILE, RESUMED_FILE, DATA_FILE]
 
 
-@examples(14)
+@examples(10)
 @given(script=st.sampled_from(RUN_SCRIPTS), file=st.sampled_from(FILES), content=CONTENT)
 def test_a_file_of_a_workdir_with_other_content(start, good, tmp_path, script, file, content):
     shutil.rmtree(tmp_path / "w", ignore_errors=True)
@@ -279,7 +282,7 @@ def test_what_is_damaged_is_refused_before_the_work(start, good, tmp_path, scrip
     assert sentence is not None and named in sentence
 
 
-@examples(8)
+@examples(6)
 @given(
     path=st.sampled_from(FIELDS),
     value=st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -3,6 +3,7 @@
 That process has started no backend of JAX, so its children start as new processes do.
 """
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -13,6 +14,10 @@ from typing import NamedTuple
 from unittest import mock
 
 from helpers import ROOT
+from small_model import SmallCVAE
+
+from cvae_jax import models
+from cvae_jax.data import datasets
 
 IMPORTED = [  # by the scripts, also after their flags are parsed
     "warm",
@@ -21,6 +26,7 @@ IMPORTED = [  # by the scripts, also after their flags are parsed
     *(f"cvae_jax.scripts.{name}" for name in ("train", "evaluate", "generate", "study", "prepare")),
     *(f"cvae_jax.{name}" for name in ("train", "evaluation.evaluate", "generation.generate", "study.run")),
     "cvae_jax.prepare.preparation",
+    *(f"cvae_jax.data.datasets.{name}" for name in datasets.names()),
 ]
 # Where a script has accepted its input and begins to work; it then ends with the status REACHED.
 WORK = {
@@ -42,7 +48,7 @@ class Done(NamedTuple):
 
 
 class Scripts:
-    """Runs scripts; the first one waits for the imports."""
+    """Runs scripts, with the small model; the first one waits for the imports."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -64,9 +70,11 @@ class Scripts:
 
 
 def _main(script: str, flags: list[str], cwd: Path, outputs: list[Path]) -> None:
+    gc.freeze()  # a collection would copy the memory of all that is imported
     for descriptor, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(cwd)
     sys.argv = [str(ROOT / f"{script}.py"), *flags]
-    with mock.patch(WORK[script], side_effect=SystemExit(REACHED)):
+    small = mock.patch.dict(models.KINDS, cvae=SmallCVAE)
+    with small, mock.patch(WORK[script], side_effect=SystemExit(REACHED)):
         importlib.import_module(f"cvae_jax.scripts.{script}").main()
