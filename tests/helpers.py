@@ -1,5 +1,6 @@
 """What several test modules use: small recordings, a small config, and comparisons."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def tiny_config():
     config.batch_size = 4
     config.clip_length = 4
     config.model.cvae.update(frame_features=8, label_features=2, latent_channels=4, decoder_features=8)
+    config.model.multiscale.update(widths=(4, 8), latent_channels=2, position_octaves=1)
+    config.model.svg.update(width=2, code_size=4, latents=3, rnn_size=4, label_features=2)
     config.loss.kl = "per_element"
     config.teacher_forcing.initial = 0.5
     config.learning_rate.peak = 1e-3
@@ -43,16 +46,48 @@ def tiny_config():
     return config
 
 
-def moving_square(name: str, length: int, seed: int) -> Recording:
+def moving_square(name: str, length: int, seed: int, size=(16, 12)) -> Recording:
     """A bright square that walks over noise; the label marks where it is."""
     rng = np.random.default_rng(seed)
-    frames = np.repeat(rng.integers(0, 80, (1, 16, 12, 3), np.uint8), length, axis=0)
+    frames = np.repeat(rng.integers(0, 80, (1, *size, 3), np.uint8), length, axis=0)
     labels = np.zeros_like(frames)
     for t in range(length):
         x, y = (2 * t + seed) % 8, (t + seed) % 12
         frames[t, y : y + 4, x : x + 4] = 220
         labels[t, y : y + 4, x : x + 4] = 255
     return Recording("square", name, 0, frames, labels)
+
+
+def random_batch(clips=6, length=4, size=(16, 12)):
+    """A batch of clips of noise with label images, the same at every call."""
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(0, 255, (clips, length, *size, 3), np.uint8) for name in ("frames", "labels")}
+    return batch | {"mask": np.ones(clips, np.float32), "index": np.arange(clips, dtype=np.int32)}
+
+
+def step_controls(forced, beta=1.0, learning_rate=1e-3):
+    """The controls of a training step with seed 0; forced: of each step, or None (decisions per clip)."""
+    controls = {"seed": np.uint32(0), "beta": np.float32(beta), "learning_rate": np.float32(learning_rate)}
+    return controls if forced is None else controls | {"forced": np.array(forced, bool)}
+
+
+class Killed(Exception):
+    """What ends a run that `kill_after_saving` was called for."""
+
+
+def kill_after_saving(run, step, meanwhile=lambda: None):
+    """Let a run save a checkpoint after every step, and raise Killed when that of `step` is on disk."""
+    save = run.checkpoints.save
+
+    def save_then_die(number, *rest, **keywords):
+        save(number, *rest, **keywords)
+        run.checkpoints.wait()
+        if number == step:
+            meanwhile()
+            raise Killed
+
+    run.checkpoints.save = save_then_die
+    run.cadence = dataclasses.replace(run.cadence, checkpoint_minutes=1e-9)
 
 
 def random_steps(rng, frames, label, latent_shape, n_past=1):
