@@ -1,4 +1,4 @@
-"""Settings of every test: four fake CPU devices, strict ranks, shapes checked at run time."""
+"""Settings of every test: eight fake CPU devices, strict ranks, shapes checked at run time."""
 
 import gc
 import os
@@ -23,7 +23,7 @@ install_import_hook("cvae_jax", "beartype.beartype")
 
 import jax  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import numpy as np  # noqa: E402

@@ -1,6 +1,5 @@
 """Training runs: devices, guard, one compilation, resume, what is written."""
 
-import dataclasses
 import logging
 import re
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import pad_to_devices, read_rows, same_bits, tiny_config
+from helpers import Killed, kill_after_saving, read_rows, same_bits, tiny_config
 
 from cvae_jax.config import Components
 from cvae_jax.models.interface import init_variables
@@ -23,85 +22,6 @@ from cvae_jax.training.state import TrainState
 from cvae_jax.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("small_model")
-
-
-CALIBRATED = {
-    "loss.reconstruction": "calibrated",
-    "loss.divide_recon_by_batch": False,
-    "loss.kl": "sum",
-    "loss.kl_balance": 0.8,
-}
-
-
-@pytest.mark.parametrize(
-    ("draw", "changes"),
-    [
-        ("epoch", {}),
-        ("epoch", {"rollout.fold_time": True}),
-        ("example_step", {"rollout.fold_time": True}),  # one device's clips are all forced
-        ("epoch", {"rollout.cut_feedback": False, "model.cvae.cut_previous_features": False}),
-        ("epoch", {"precision": "bfloat16"}),
-        ("epoch", {"n_past": 3, "model.cvae.history": 2}),
-        ("epoch", CALIBRATED | {"model.cvae.prior": "learned", "loss.free_bits": 1.0}),
-        pytest.param("epoch", {}, marks=pytest.mark.slow, id="epoch-whole-model"),
-        pytest.param("example_step", {}, marks=pytest.mark.slow, id="example_step-whole-model"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
-)
-def test_one_device_equals_four(draw, changes):
-    """Same global batch of 6 real clips on 1 and on 4 devices (padded to 8): same losses and parameters.
-
-    Tolerance: summing in another order changes float32 losses by less than 1e-4 relative. Adam's first
-    steps divide by the gradient's size, however small, so all parameters together (but the bias before
-    BatchNorm, which has no gradient) are held to 2 % of the distance they moved.
-    """
-    config = tiny_config()
-    config.teacher_forcing.draw = draw
-    config.update_from_flattened_dict(changes)
-    parts = Components.build(config)
-    variables = init_variables(parts.model, 0, (16, 12))
-    rng = np.random.default_rng(0)
-    batch = {
-        "frames": rng.integers(0, 255, (6, 4, 16, 12, 3), np.uint8),
-        "labels": rng.integers(0, 255, (6, 4, 16, 12, 3), np.uint8),
-        "mask": np.ones(6, np.float32),
-        "index": np.arange(6, dtype=np.int32),
-    }
-    if draw == "example_step":
-        batch["forced"] = rng.random((6, 3)) < 0.5
-        batch["forced"][:2] = True  # all that the first device has
-    results, statistics = {}, {}
-    for count in (1, 4):
-        devices = Devices(jax.local_devices()[:count])
-        step = devices.map_update(make_train_step(*parts.compiled))
-        state = TrainState.create(variables, parts.optimizer)
-        history = []
-        for forced in ([1, 1, 1], [0, 0, 0], [1, 0, 1]):
-            controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3)}
-            if draw == "epoch":
-                controls["forced"] = np.array(forced, bool)
-            split = devices.split(pad_to_devices(batch, count))
-            state, metrics = step(state, split, controls)
-            history.append({k: float(v) for k, v in metrics.items()})
-            if len(history) == 1:  # before rounding has moved the parameters apart
-                statistics[count] = jax.device_get(state.batch_stats)
-        results[count] = jax.device_get(state), history
-    (one, one_history), (four, four_history) = results[1], results[4]
-    for a, b in zip(one_history, four_history, strict=True):
-        for name in ("loss", "recon", "kl", "grad_norm"):
-            assert b[name] == pytest.approx(a[name], rel=1e-4), name
-    start = jax.device_get(TrainState.create(variables, parts.optimizer))
-    moved = jax.tree.map(lambda x, y: np.abs(np.asarray(x - y)).max(), one.params, start.params)
-    assert min(jax.tree.leaves(moved)) > 0
-    for state in (one, four, start):  # its gradient is rounding noise, which Adam makes a step of
-        state.params["label_encoder"]["layer_1"].pop("bias")
-    differences, steps = (
-        np.concatenate([np.ravel(x - y) for x, y in zip(*map(jax.tree.leaves, pair), strict=True)])
-        for pair in ((one.params, four.params), (one.params, start.params))
-    )
-    assert np.linalg.norm(differences) <= 0.02 * np.linalg.norm(steps)
-    for a, b in zip(*map(jax.tree.leaves, statistics.values()), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("n_past", "history"), [(1, 0), (3, 1)])
@@ -144,21 +64,11 @@ def test_run_compiles_its_step_once_and_resumes_bitwise(data, tmp_path, caplog, 
     assert expected <= rows[0].keys()
     assert list(whole.glob("events.out.tfevents*"))
 
-    class Killed(Exception):
-        pass
-
     run = open_run(config, parted, jax.local_devices()[:1])
-    save = run.checkpoints.save
-
-    def save_then_die(step, *rest, **keywords):
-        save(step, *rest, **keywords)
-        run.checkpoints.wait()
-        if step == 3:  # in the middle of epoch 1
-            append_row(parted / METRICS_FILE, {"epoch": 1, "cut": "short"})
-            raise Killed
-
-    run.checkpoints.save = save_then_die
-    run.cadence = dataclasses.replace(run.cadence, checkpoint_minutes=1e-9)
+    cut_short = {"epoch": 1, "cut": "short"}
+    kill_after_saving(
+        run, 3, lambda: append_row(parted / METRICS_FILE, cut_short)
+    )  # in the middle of epoch 1
     with pytest.raises(Killed):
         run.finish()
     again = train(config, parted, jax.local_devices()[:1])

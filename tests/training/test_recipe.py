@@ -1,12 +1,18 @@
 """The recommended recipe as a whole: the multiscale model, random references, augmentation, Muon."""
 
-import dataclasses
 import json
 
 import jax
-import numpy as np
 import pytest
-from helpers import moving_square, pad_to_devices, read_rows, same_bits
+from helpers import (
+    Killed,
+    kill_after_saving,
+    moving_square,
+    random_batch,
+    read_rows,
+    same_bits,
+    step_controls,
+)
 
 from configs import own_video, quickstart, recommended, recommended_large
 from cvae_jax.config import Components
@@ -16,8 +22,6 @@ from cvae_jax.runtime.devices import Devices
 from cvae_jax.train import open_run, train
 from cvae_jax.training.state import TrainState
 from cvae_jax.training.step import make_train_step
-
-STEPS = 3
 
 
 def small_config(**changes):
@@ -36,13 +40,6 @@ def small_config(**changes):
     return config
 
 
-def random_batch():
-    """Six clips of three frames of noise, the same at every call."""
-    rng = np.random.default_rng(0)
-    batch = {name: rng.integers(0, 255, (6, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
-    return batch | {"mask": np.ones(6, np.float32), "index": np.arange(6, dtype=np.int32)}
-
-
 @pytest.fixture
 def data(monkeypatch):
     recordings = {
@@ -55,32 +52,6 @@ def data(monkeypatch):
     return recordings
 
 
-@pytest.mark.parametrize("feedback", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_one_device_equals_four(feedback):
-    """Same global batch of 6 clips on 1 and on 4 devices (padded to 8): losses and parameters agree."""
-    config = small_config(**{"model.multiscale.feedback": feedback})
-    parts = Components.build(config)
-    variables = init_variables(parts.model, 0, (16, 12))
-    results = {}
-    for count in (1, 4):
-        devices = Devices(jax.local_devices()[:count])
-        step = devices.map_update(make_train_step(*parts.compiled, augmentation=parts.augmentation))
-        state, history = TrainState.create(variables, parts.optimizer), []
-        for number in range(STEPS):
-            controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-4)}
-            controls["forced"] = np.array([True, number % 2 == 0])
-            state, metrics = step(state, devices.split(pad_to_devices(random_batch(), count)), controls)
-            history.append({name: float(value) for name, value in metrics.items()})
-        results[count] = jax.device_get(state.params), history
-    (one, one_history), (four, four_history) = results[1], results[4]
-    for a, b in zip(one_history, four_history, strict=True):
-        for name in ("loss", "recon", "kl", "grad_norm"):
-            assert b[name] == pytest.approx(a[name], rel=1e-3), name
-    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
-    moved = flat(one) - flat(variables["params"])
-    assert np.linalg.norm(flat(one) - flat(four)) <= 0.02 * np.linalg.norm(moved)
-
-
 def test_augmentation_changes_the_step(data):
     losses = []
     for shift in (0, 4):
@@ -89,9 +60,8 @@ def test_augmentation_changes_the_step(data):
         devices = Devices(jax.local_devices()[:1])
         step = devices.map_update(make_train_step(*parts.compiled, augmentation=parts.augmentation))
         state = TrainState.create(init_variables(parts.model, 0, (16, 12)), parts.optimizer)
-        controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-4)}
-        controls["forced"] = np.ones(2, bool)
-        losses.append(float(step(state, devices.split(random_batch()), controls)[1]["loss"]))
+        batch = devices.split(random_batch(length=3))
+        losses.append(float(step(state, batch, step_controls([True, True]))[1]["loss"]))
     assert losses[0] != losses[1]
 
 
@@ -108,20 +78,8 @@ def test_a_run_resumes_bitwise_and_is_evaluated(data, tmp_path, changes):
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     final = train(config, whole, jax.local_devices()[:1])
 
-    class Killed(Exception):
-        pass
-
     run = open_run(config, parted, jax.local_devices()[:1])
-    save = run.checkpoints.save
-
-    def save_then_die(step, *rest, **keywords):
-        save(step, *rest, **keywords)
-        run.checkpoints.wait()
-        if step == 3:  # the second epoch's first step
-            raise Killed
-
-    run.checkpoints.save = save_then_die
-    run.cadence = dataclasses.replace(run.cadence, checkpoint_minutes=1e-9)
+    kill_after_saving(run, 3)  # the second epoch's first step
     with pytest.raises(Killed):
         run.finish()
     assert same_bits(final, train(config, parted, jax.local_devices()[:1]))
