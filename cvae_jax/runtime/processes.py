@@ -1,8 +1,7 @@
-"""The processes of a job, on one host or on many, and what they tell each other.
+"""The processes of a job, on one or more hosts, and what they tell each other.
 
-A job of one process, which is the usual case, needs none of this: then every function here returns what its
-only process gives it. In a job of several, every process must call the same functions of this module in the
-same order, from its main thread.
+In a job of one process, the usual case, every function here acts locally. In a job of several, every process
+must call the same functions of this module in the same order, from its main thread.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from typing import Any, TypeVar
 
 from cvae_jax.runtime.errors import UserError
 
-HEARTBEAT_SECONDS = 30  # a process that has not been heard of for so long is lost, and the job ends
-SHUTDOWN_SECONDS = 30  # that a process which ends waits for the others
+HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as lost, and the job ends
+SHUTDOWN_SECONDS = 30  # for which a process that ends waits for the others
 LOST = (
-    "error: This process was ended, or it was lost to the others of its job, which cannot go on without it. "
-    "Start all processes again with the same command; training resumes from its last checkpoint."
+    "error: This process was killed, or another process of its job was lost, and the job has ended. Start all "
+    "processes again with the same command; a training run resumes from its last checkpoint."
 )
 # Prints its argument unless a byte arrives before the pipe is closed.
 _WATCHER = "import sys; sys.stdin.buffer.read(1) or print(sys.argv[1], file=sys.stderr)"
@@ -38,7 +37,7 @@ _Item = TypeVar("_Item")
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """count: of processes. index: of this one. leads_host: whether it is the first of its host."""
+    """count: number of processes. index: that of this one. leads_host: whether it is its host's first."""
 
     count: int
     index: int
@@ -53,16 +52,17 @@ _job = _ALONE
 def joined(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> Iterator[None]:
-    """Be one of the processes of a job while the context lasts; it must be entered before JAX is used.
+    """Be one of the processes of a job while the context lasts; enter it before JAX is used.
 
     coordinator: HOST:PORT of process 0, which the others can reach. num_processes: of the job. process_id:
-    of this one, from 0. Without all three, JAX finds out on TPU pods, under Slurm and under Open MPI, and
-    otherwise the process is alone.
+    the number of this one, from 0. If all three are None, JAX detects the job on TPU pods, under Slurm and
+    under Open MPI 4; elsewhere the process is alone.
 
-    If a process is lost, JAX ends the others within HEARTBEAT_SECONDS; then, or if this process is killed,
-    LOST is printed. The context ends when the bodies of all processes have ended, or a while after an error.
+    If a process is lost, JAX ends the others within HEARTBEAT_SECONDS. LOST is printed then, and also if this
+    process is killed. The context ends when all processes have left its body, or SHUTDOWN_SECONDS after an
+    error at the latest.
 
-    Raises UserError for values that make no sense and for a job that does not come about.
+    Raises UserError for values that make no sense, and if the processes cannot connect.
     """
     import jax
 
@@ -77,12 +77,12 @@ def joined(
         if len(set(counts.values())) > 1:
             raise UserError(
                 f"The processes of this job have different numbers of devices ({sorted(counts.values())}); "
-                "give each the same number."
+                "give every process the same number."
             )
         hosts = gather(socket.gethostname())
         _set(dataclasses.replace(_job, leads_host=hosts.index(hosts[_job.index]) == _job.index))
         yield
-        gather(None)  # process 0 may still be writing: the others must not call it lost
+        gather(None)  # process 0 may still be writing; without waiting, the others would call it lost
     finally:
         _set(_ALONE)
         with contextlib.suppress(RuntimeError):  # of a process that does not arrive
@@ -99,13 +99,13 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if missing and len(missing) < len(given):
         raise UserError(
-            f"A job of several processes needs {' and '.join(missing)} too; leave all three out where JAX "
-            "finds them: on TPU pods, under Slurm and under Open MPI."
+            f"A job of several processes also needs {' and '.join(missing)}; leave out all three flags where "
+            "JAX detects the job: on TPU pods, under Slurm and under Open MPI 4."
         )
     if coordinator is None or num_processes is None or process_id is None:
         return
     if not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise UserError(f"--coordinator is {coordinator!r}; give HOST:PORT of process 0.")
+        raise UserError(f"--coordinator is {coordinator!r}; give HOST:PORT, with the address of process 0.")
     if num_processes < 1:
         raise UserError(f"--num_processes is {num_processes}; give at least 1.")
     if not 0 <= process_id < num_processes:
@@ -116,7 +116,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 def _initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Connect to the other processes of the job; return False where nothing says that there are any."""
+    """Connect to the other processes of the job; return False where none is detected."""
     import jax
 
     try:
@@ -131,15 +131,33 @@ def _initialize(coordinator: str | None, num_processes: int | None, process_id: 
             )
     except ValueError as error:
         if coordinator is None and "coordinator_address" in str(error):
+            _refuse_undetected()
             return False
-        raise UserError(f"The processes of this job cannot be found out: {error}") from None
+        raise UserError(
+            f"JAX cannot detect the processes of this job ({error}); give --coordinator, --num_processes and "
+            "--process_id."
+        ) from None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"The processes of this job did not find each other ({reason}); start all of them, with one "
-            "--coordinator that every host can reach and --process_id from 0 up."
+            f"The processes of this job could not connect ({reason}); start all of them, with the same "
+            "--coordinator, which every host can reach, and each with its own --process_id."
         ) from None
     return True
+
+
+def _refuse_undetected() -> None:
+    """Raise UserError in one of several processes that JAX does not detect: each would be its own run."""
+    if _launched() > 1:
+        raise UserError(
+            f"{_launched()} processes were started, and JAX cannot detect how they belong together; give "
+            "each --coordinator, --num_processes and --process_id."
+        )
+
+
+def _launched() -> int:
+    """Return how many processes Slurm or Open MPI has started with this one."""
+    return max(int(os.environ.get(name, 1)) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
 
 
 def _set(job: _Job) -> None:
@@ -150,7 +168,7 @@ def _set(job: _Job) -> None:
 def _start_watcher() -> subprocess.Popen:
     """Start a program that prints LOST if this process ends without having said that it is done.
 
-    JAX aborts a process whose job has lost one, so that this one cannot say anything itself.
+    JAX aborts the processes of a job that has lost one, so that they cannot print it themselves.
     """
     return subprocess.Popen(
         [sys.executable, "-S", "-c", _WATCHER, LOST], stdin=subprocess.PIPE, start_new_session=True
@@ -168,12 +186,12 @@ def index() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this is process 0, which alone writes and speaks."""
+    """Return whether this is process 0, the only one that writes files and prints."""
     return _job.index == 0
 
 
 def gather(value: _Value) -> list[_Value]:
-    """Return every process's value, which can be anything that can be pickled."""
+    """Return the values of all processes, which must be picklable."""
     if _job.count == 1:
         return [value]
     import numpy as np
@@ -181,7 +199,7 @@ def gather(value: _Value) -> list[_Value]:
 
     own = np.frombuffer(pickle.dumps(value), np.uint8)
     sizes = multihost_utils.process_allgather(np.uint32(len(own))).reshape(-1)
-    # Programs are compiled for each size: let there be few.
+    # Each size compiles a program of its own, so let there be few.
     padded = np.zeros(1 << (int(max(sizes)) - 1).bit_length(), np.uint8)
     padded[: len(own)] = own
     found = multihost_utils.process_allgather(padded).reshape(_job.count, -1)
@@ -189,7 +207,7 @@ def gather(value: _Value) -> list[_Value]:
 
 
 def broadcast(value: _Value) -> _Value:
-    """Return process 0's value; those of the others are not used."""
+    """Return process 0's value; those of the others are ignored."""
     if _job.count == 1:
         return value
     import numpy as np
@@ -204,7 +222,7 @@ def broadcast(value: _Value) -> _Value:
 
 
 def on_first(make: Callable[[], _Value]) -> _Value:
-    """Return process 0's make(), which the others do not call; its UserError is raised in all."""
+    """Return make() as called in process 0 alone; if it raises UserError, all processes raise it."""
     if _job.count == 1:
         return make()
     value, error = broadcast(_attempt(make) if is_first() else (None, None))
@@ -214,7 +232,7 @@ def on_first(make: Callable[[], _Value]) -> _Value:
 
 
 def on_each(make: Callable[[], _Value]) -> _Value:
-    """Return this process's own make(); if it raises UserError in one process, all raise one."""
+    """Return this process's make(); if it raises UserError in any process, all raise one."""
     if _job.count == 1:
         return make()
     value, error = _attempt(make)
@@ -225,7 +243,7 @@ def on_each(make: Callable[[], _Value]) -> _Value:
 
 
 def first_of_host_first(make: Callable[[], _Value]) -> _Value:
-    """Return this process's own make(); what the first process of a host leaves in files, the others find."""
+    """Return this process's make(), called first in one process of each host, whose files the others find."""
     early = on_each(lambda: make() if _job.leads_host else None)
     return on_each(lambda: make() if early is None else early)
 
@@ -238,19 +256,19 @@ def _attempt(make: Callable[[], _Value]) -> tuple[_Value | None, str | None]:
 
 
 def require_same(what: str, content: str | bytes) -> None:
-    """Raise UserError where processes have different content of what is named in the plural."""
+    """Raise UserError if the processes have different content. what: its name, in the plural."""
     data = content.encode() if isinstance(content, str) else content
     digests = gather(hashlib.blake2b(data, digest_size=16).hexdigest())
     others = [str(number) for number, digest in enumerate(digests) if digest != digests[0]]
     if others:
         raise UserError(
-            f"The processes of this job have different {what}: those of process {', '.join(others)} are not "
-            "those of process 0; give all processes the same."
+            f"The processes of this job have different {what}: those of process {', '.join(others)} differ "
+            "from those of process 0; give all processes the same."
         )
 
 
 def shared_out(function: Callable[[_Item], _Value], items: Sequence[_Item]) -> list[_Value]:
-    """Return [function(item) for item in items]; each process computes its share."""
+    """Return [function(item) for item in items], of which each process computes a share."""
     parts = gather(on_each(lambda: [function(item) for item in items[_job.index :: _job.count]]))
     return [parts[number % _job.count][number // _job.count] for number in range(len(items))]
 
@@ -266,10 +284,9 @@ def idle() -> Any:
 
 
 def require_one(program: str) -> None:
-    """Raise UserError where a program that works as a single process was started as several."""
+    """Raise UserError if several processes were started of a program that runs as one."""
     import jax
 
-    launched = [int(os.environ.get(name, 1)) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
-    started = max(jax.process_count(), *launched)
+    started = max(jax.process_count(), _launched())
     if started > 1:
-        raise UserError(f"{program} works as one process, but {started} were started; start a single one.")
+        raise UserError(f"{program} runs as a single process, but {started} were started; start only one.")

@@ -46,9 +46,9 @@ def _train(config: ConfigDict, workdir: str | None, extend: bool, resume_from: i
             try:
                 run.finish(preempted)
             except Preempted as stop:
-                saved = (
-                    f"the checkpoint of step {stop.step} is in {folder}" if stop.step else "nothing was done"
-                )
-                said = f"Stopped by SIGTERM; {saved}. Run the same command again to go on."
+                said = "Stopped by SIGTERM before the first step; nothing was saved"
+                if stop.step:
+                    said = f"Stopped by SIGTERM; the checkpoint of step {stop.step} is in {folder}"
+                said += ". Run the same command again to resume."
         if processes.is_first():
             print(said)

@@ -249,7 +249,7 @@ class Run:
     def _last_checkpoint(self) -> str:
         """Return what the last checkpoint is, in words."""
         if not processes.is_first():
-            return "process 0 names the last checkpoint"
+            return "process 0 reports the last checkpoint"
         self.checkpoints.wait()
         kept = self.checkpoints.steps
         found = f"the last checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"

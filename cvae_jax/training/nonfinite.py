@@ -1,4 +1,4 @@
-"""What happens to training steps whose loss, gradients or new parameters are not finite."""
+"""What happens after a training step whose loss, gradient or new parameters are not finite."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ STOP, SKIP = POLICIES = ("stop", "skip")
 
 
 class NonFinite:
-    """Counts the steps that are not finite, none of which changes the parameters (see `training.step`).
+    """Counts the steps that are not finite, which leave the parameters as they are (see `training.step`).
 
     Args:
       policy: 'stop' or 'skip'.
-      limit: so many skipped steps in a row are too many.
+      limit: training stops after so many skipped steps in a row.
 
     Attributes:
-      error: set when too many were skipped.
+      error: what to raise; set once the limit is reached.
 
     Raises UserError for values that make no sense.
     """
@@ -42,19 +42,17 @@ class NonFinite:
             return False
         self._in_a_row += 1
         where = f"epoch {epoch}, batch {number}"
-        found = f"the loss is {values['loss']} and the gradient's norm {values['grad_norm']}"
-        advice = (
-            "Lower config.learning_rate.peak, or give beta a floor (config.beta.floor), and start a new run"
-        )
+        found = f"the loss is {values['loss']} and the gradient norm is {values['grad_norm']}"
+        advice = "Lower config.learning_rate.peak or raise config.beta.floor and start a new run"
         if self._policy == STOP:
             raise NonFiniteError(
-                f"Training stopped at {where}: {found}; {last()}. {advice}; "
-                "--config.nonfinite=skip resumes this one and leaves such steps out."
+                f"Training stopped at {where}: {found}; {last()}. {advice}, or resume this one with "
+                "--config.nonfinite=skip to leave such steps out."
             )
         warn(f"Skipped {where}: {found}.")
         if self._in_a_row >= self._limit:
             self.error = NonFiniteError(
-                f"Training stopped at {where}: {self._in_a_row} steps in a row were not finite and skipped "
-                f"({found}); the parameters before them have been saved. {advice}."
+                f"Training stopped at {where} after skipping {self._in_a_row} steps in a row that were not "
+                f"finite ({found}). The parameters from before them have been saved. {advice}."
             )
         return True

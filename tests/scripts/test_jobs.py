@@ -122,7 +122,7 @@ def test_processes_with_different_configs_do_not_begin(environment, lab_folder, 
     started = jobs.start(environment, 2, 1, lambda index: [*flags, f"--config.seed={index}"])
     for done in jobs.end(started):
         assert done.status == 2 and "Traceback" not in done.errors
-        assert "have different configs: those of process 1 are not" in done.errors
+        assert "have different configs: those of process 1 differ" in done.errors
     assert not (tmp_path / "run").exists()
 
 
@@ -170,8 +170,8 @@ def test_a_job_of_which_one_process_is_ended_resumes(environment, lab_folder, tm
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (("a:1", 2, None), "needs --process_id too"),
-        ((None, 2, None), "--coordinator and --process_id too"),
+        (("a:1", 2, None), "also needs --process_id"),
+        ((None, 2, None), "also needs --coordinator and --process_id"),
         (("a", 2, 0), "HOST:PORT"),
         (("a:1", 0, 0), "--num_processes is 0"),
         (("a:1", 2, 2), "from 0 to 1"),
@@ -187,5 +187,7 @@ def test_flags_that_describe_no_job(given, named):
 def test_a_script_of_one_process_refuses_several(monkeypatch, script):
     processes.require_one(script)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
-    with pytest.raises(UserError, match=f"^{script} works as one process, but 3 were started"):
+    with pytest.raises(UserError, match="3 processes were started, and JAX cannot"), processes.joined():
+        pass
+    with pytest.raises(UserError, match=f"^{script} runs as a single process, but 3 were started"):
         processes.require_one(script)

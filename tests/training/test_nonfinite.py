@@ -66,7 +66,7 @@ def test_too_many_in_a_row_stop_at_the_last_good_state_which_resumes(data, tmp_p
     config = skipping(nonfinite_limit=2)
     good = train(skipping(num_epochs=1), tmp_path / "good", jax.local_devices()[:1])
     plant((1, 0), (1, 1), (2, 0))
-    with pytest.raises(NonFiniteError, match="epoch 1, batch 1: 2 steps in a row were not finite"):
+    with pytest.raises(NonFiniteError, match="epoch 1, batch 1 after skipping 2 steps in a row"):
         train(config, tmp_path / "run", jax.local_devices()[:1])
     assert capsys.readouterr().err.count("Skipped epoch 1, batch") == 2
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
@@ -89,7 +89,9 @@ def test_single_bad_steps_do_not_add_up():
 
 
 def test_stopping_names_the_way_to_go_on():
-    sentence = "epoch 3, batch 1: the loss is nan and .*; the last is 7. .*--config.nonfinite=skip resumes"
+    sentence = (
+        "epoch 3, batch 1: the loss is nan and .*; the last is 7. .*, or resume this one with --config.n"
+    )
     with pytest.raises(NonFiniteError, match=sentence):
         NonFinite("stop").skips(BAD, 1, 3, lambda: "the last is 7")
 
