@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -30,7 +31,9 @@ def run(
     help, form: where a sentence on a flag that cannot be parsed, or is none, sends the user.
     explain: calls the parser of the flags; it may end the program with a better sentence.
     """
-    logging.set_verbosity(logging.ERROR)  # orbax warns whenever it opens a folder to read only
+    # Orbax warns whenever it opens a folder to read only, and logs the traceback of each error it raises.
+    logging.set_verbosity(logging.FATAL)
+    sys.excepthook = _show_uncaught
     _document(doc)
 
     def parse(argv: list[str]) -> list[str]:
@@ -104,6 +107,16 @@ def one_line(error: BaseException) -> str:
     """Return an exception's message on one line, without a full stop."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(text.split()).rstrip(".") or type(error).__name__
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an uncaught exception as Python does.
+
+    But not those of TensorStore's threads: where a write fails, orbax raises its error and closes the event
+    loop, and the threads of the other writes complain that they find it closed.
+    """
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _document(doc: str) -> None:

@@ -4,10 +4,12 @@ import errno
 import os
 import resource
 import subprocess
+import sys
+import time
 
 import jax
 import pytest
-from helpers import read_rows, same_bits, tiny_config
+from helpers import ROOT, TINY, read_rows, same_bits, tiny_config
 
 from cvae_jax.runtime import cli
 from cvae_jax.runtime.errors import StorageError, UserError
@@ -15,6 +17,7 @@ from cvae_jax.runtime.files import append_line, replacing, require_writable, wri
 from cvae_jax.train import train
 from cvae_jax.training import digests, loop
 from cvae_jax.training.checkpoint import Checkpoints, Progress
+from cvae_jax.training.checkpoint_folder import stored_steps
 from cvae_jax.training.logging import Writers
 
 pytestmark = pytest.mark.usefixtures("small_model")
@@ -204,3 +207,26 @@ def test_a_disk_that_fills_up(config, whole, disk, monkeypatch, moment, leave):
         assert 2 in checkpoints.steps and checkpoints.restore(whole[1], 2)[1] == Progress(1)
     (disk / "filler").unlink()
     assert_resumes(config, workdir, whole)
+
+
+@pytest.mark.slow
+def test_train_py_on_a_disk_that_fills_up(environment, lab_folder, disk, tmp_path):
+    """What remains holds half a checkpoint; the same command goes on once there is room."""
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, "--config.num_epochs=8"]
+    command += ["--config.data.name=frame_folder", f"--config.data.dir={lab_folder}"]
+    command += [f"--config.data.cache={tmp_path / 'cache'}", f"--workdir={disk / 'run'}"]
+    command += ["--config.log.images=False"]
+    with (tmp_path / "err").open("w") as err:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=err)
+    while process.poll() is None and not stored_steps(disk / "run"):
+        time.sleep(0.05)
+    fill(disk, 100_000)
+    assert process.wait(400) == 2
+    said = (tmp_path / "err").read_text()
+    sentence = said.splitlines()[-1]
+    assert "Traceback" not in said, said[-3000:]
+    assert "error: Cannot write" in sentence and "make room there" in sentence
+    (disk / "filler").unlink()
+    resumed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert resumed.returncode == 0 and "Resuming from epoch" in resumed.stderr, resumed.stderr[-2000:]
+    assert [row["epoch"] for row in read_rows(disk / "run")] == list(range(8))
