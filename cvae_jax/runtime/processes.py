@@ -25,8 +25,8 @@ from cvae_jax.runtime.errors import UserError
 HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as lost, and the job ends
 SHUTDOWN_SECONDS = 30  # for which a process that ends waits for the others
 LOST = (
-    "error: This process was killed, or another process of its job was lost, and the job has ended. Start all "
-    "processes again with the same command; a training run resumes from its last checkpoint."
+    "error: This process was killed, or another process of its job was lost, and the job has ended. Start "
+    "all processes again with the same command; a training run resumes from its last checkpoint."
 )
 # Prints its argument unless a byte arrives before the pipe is closed.
 _WATCHER = "import sys; sys.stdin.buffer.read(1) or print(sys.argv[1], file=sys.stderr)"
