@@ -1,4 +1,4 @@
-"""The optimizer's step against optax, and that steps lower the loss."""
+"""The optimizer's step against optax."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,13 @@ import optax
 import optax.contrib
 import pytest
 from flax.traverse_util import flatten_dict
-from helpers import moving_square, tiny_config
+from helpers import tiny_config
 
 from configs import quickstart, recommended
 from cvae_jax.config import Components
 from cvae_jax.models.interface import init_variables
-from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.training.state import Optimizer, TrainState, kind_of_each
-from cvae_jax.training.step import make_train_step
 
 LEARNING_RATES = (1e-2, 3e-3, 0.0, 5e-2)
 
@@ -163,36 +161,3 @@ def test_muons_products_are_in_full_precision():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(UserError, match="config.optimizer.kind is 'lion'; choose one of adam, muon"):
         Optimizer(kind="lion")
-
-
-def test_a_clip_is_overfitted():
-    """A few hundred steps on one clip: the loss falls to a small part of what it was."""
-    config = tiny_config()
-    config.beta.scale = 1e-4
-    config.loss.clamp = False
-    config.model.cvae.output = "residual"
-    parts = Components.build(config)
-    clip = moving_square("a", 4, 1)
-    devices = Devices(jax.local_devices()[:1])
-    state = TrainState.create(init_variables(parts.model, 0, (16, 12)), parts.optimizer)
-    state = devices.place(state)
-    step = devices.map_update(make_train_step(*parts.compiled))
-    batch = devices.split(
-        {
-            "frames": clip.frames[None],
-            "labels": clip.labels[None],
-            "mask": np.ones(1, np.float32),
-            "index": np.zeros(1, np.int32),
-        }
-    )
-    controls = {
-        "seed": np.uint32(0),
-        "beta": np.float32(1e-4),
-        "learning_rate": np.float32(1e-2),
-        "forced": np.ones(3, bool),
-    }
-    losses = []
-    for _ in range(300):
-        state, metrics = step(state, batch, controls)
-        losses.append(metrics["recon"])
-    assert float(losses[-1]) < 0.1 * float(losses[0])
