@@ -89,10 +89,7 @@ def _open(
     extend: bool,
     resume_from: int | None,
 ) -> Run:
-    parts = Components.build(config)
-    parts.require_packages()
-    if config.wandb:
-        require_wandb()
+    parts = processes.on_each(functools.partial(_checked, config))
     config_files.require_same(config)
     held = f"Another process or run trains in {workdir}; wait for it, or give another --workdir."
     lock = exclusive(workdir, held)
@@ -124,11 +121,7 @@ def _open(
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     parts.objective.check_frame_size(*frame_size)
-    if config.accumulate_steps > 1 and variable_shapes(parts.model, frame_size, label_size)["batch_stats"]:
-        raise UserError(
-            f"config.accumulate_steps is {config.accumulate_steps}, but config.model.{config.model.kind} "
-            "normalises with statistics of the whole batch, which its parts do not have: set it to 1."
-        )
+    refuse_batch_statistics_in_parts(config, parts, frame_size, label_size)
     step_options = make_step_options(config, parts, controls)
     train_step = cache.get(
         ("train", parts.compiled, tuple(step_options.items()), chosen.devices),
@@ -137,7 +130,11 @@ def _open(
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
 
+    checkpoints: Any = None  # these and the writers are process 0's
+    writers: Any = None
+
     def open_workdir() -> None:
+        nonlocal checkpoints, writers
         if is_new:
             stack.enter_context(lock)
             if has_checkpoint(workdir):  # another process began this run in the meantime
@@ -146,19 +143,14 @@ def _open(
         for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
             with replacing(workdir / name) as partial:
                 partial.write_text(text + "\n")
-
-    processes.on_first(open_workdir)
-    checkpoints, writers = processes.idle(), processes.idle()
-    if processes.is_first():
         wandb = start_wandb(config, workdir) if config.wandb else None
         writers = Writers(workdir, config.log.images, wandb)
         stack.callback(writers.close)
-        checkpoints = Checkpoints(
-            workdir,
-            keep=parts.checkpoint.keep,
-            period=parts.checkpoint.save_every * loader.num_batches,
-        )
+        period = parts.checkpoint.save_every * loader.num_batches
+        checkpoints = Checkpoints(workdir, keep=parts.checkpoint.keep, period=period)
         stack.callback(checkpoints.close)
+
+    processes.on_first(open_workdir)
     return Run(
         initial_state=functools.partial(_initial_state, parts, config.seed, frame_size, label_size),
         loader=loader,
@@ -180,6 +172,14 @@ def _open(
     )
 
 
+def _checked(config: ConfigDict) -> Components:
+    parts = Components.build(config)
+    parts.require_packages()
+    if config.wandb:
+        require_wandb()
+    return parts
+
+
 def make_loader(config: ConfigDict, recordings: list[Recording], devices: Devices) -> TrainLoader:
     """Return the loader of a run's training clips."""
     size = devices.padded(config.batch_size, config.accumulate_steps)
@@ -198,6 +198,17 @@ def make_loader(config: ConfigDict, recordings: list[Recording], devices: Device
         padded_size=size,
         share=devices.share(size),
     )
+
+
+def refuse_batch_statistics_in_parts(
+    config: ConfigDict, parts: Components, frame_size: tuple[int, int], label_size: int | None
+) -> None:
+    """Raise UserError where `config.accumulate_steps` does not go with the model."""
+    if config.accumulate_steps > 1 and variable_shapes(parts.model, frame_size, label_size)["batch_stats"]:
+        raise UserError(
+            f"config.accumulate_steps is {config.accumulate_steps}, but config.model.{config.model.kind} "
+            "normalises with statistics of the whole batch, which its parts do not have: set it to 1."
+        )
 
 
 def make_step_options(config: ConfigDict, parts: Components, controls: Controls) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def score_baselines(
 ) -> tuple[dict[str, list[ClipScores]], dict[str, str]]:
     """Return {row: a ClipScores per clip} of the baselines and the ceiling, and definitions of some rows."""
     baselines = Baselines(train)
-    with clip_bar(len(recordings)) as bar:
+    with clip_bar(-(-len(recordings) // processes.count())) as bar:
         bar.set_description("scoring the baselines")
 
         def score_clip(number: int) -> dict[str, ClipScores]:

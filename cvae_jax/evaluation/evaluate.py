@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def evaluate(
     Raises UserError if the checkpoint, the split or the data do not exist, or if a metric that the config
     requires cannot be measured.
     """
-    Components.build(config).require_packages()  # before the data, which may have to be prepared
+    processes.on_each(functools.partial(_checked, config))  # before the data, which may have to be prepared
     cache = Cache()
     data = load_data(config.data, config.n_past, cache)
     chosen = split or default_split(data)
@@ -83,8 +84,7 @@ def evaluate(
 
     processes.on_first(check_workdir)
     done = score(config, workdir, checkpoint, devices, chosen, cache=cache)
-    if processes.is_first():
-        _write(done, folder, workdir)
+    processes.on_first(lambda: _write(done, folder, workdir))
     return done.results
 
 
@@ -111,8 +111,7 @@ def score(
 
     cache: shares data and compiled programs with other runs.
     """
-    parts = Components.build(config)
-    parts.require_packages()
+    parts = processes.on_each(functools.partial(_checked, config))
     config_files.require_same(config)
     cache = cache or Cache()
     data = load_data(config.data, config.n_past, cache)
@@ -132,7 +131,8 @@ def score(
             averaged=parts.optimizer.averages,
         )
     )
-    distance = VideoDistance(recordings, options.fvd_clips, config.n_past) if options.fvd_clips else None
+    wants_fvd = options.fvd_clips and processes.is_first()  # which writes it
+    distance = VideoDistance(recordings, options.fvd_clips, config.n_past) if wants_fvd else None
     scorer = shared_scorer(cache, parts, Devices(devices), measures, options.noise_correlation)
     found = score_model(options, scorer, variables, recordings, config.n_past, distance)
     scores = found.rows
@@ -152,6 +152,12 @@ def score(
         "stability": {"flicker": found.flicker, "drift": drift(table)},
     }
     return Evaluation(nan_to_null(results), recordings, found.collected)
+
+
+def _checked(config: ConfigDict) -> Components:
+    parts = Components.build(config)
+    parts.require_packages()
+    return parts
 
 
 def per_clip(recordings: list[Recording], collected: Collected) -> dict[str, Any]:

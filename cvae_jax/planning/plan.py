@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 from ml_collections import ConfigDict
@@ -30,7 +31,7 @@ from cvae_jax.planning.program import (
 from cvae_jax.runtime.backend import formulated_for
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.progress import Announcement, compile_bar
-from cvae_jax.train import make_controls, make_loader
+from cvae_jax.train import make_controls, make_loader, refuse_batch_statistics_in_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +125,11 @@ def make_plan(
             shapes = recordings[0].frames.shape[1:3], recordings[0].label_size
             steps_per_epoch = make_loader(config, recordings, Devices(jax.local_devices()[:1])).num_batches
         parts.objective.check_frame_size(*shapes[0])
+        refuse_batch_statistics_in_parts(config, parts, *shapes)
         # Without data any length of an epoch does that its schedules accept: they do not change the program.
         controls = make_controls(config, parts, steps_per_epoch or max(1, config.beta.num_cycles))
         step = Step(config, parts, controls, *shapes)
-        clips = -(-config.batch_size // devices)
+        clips = -(-config.batch_size // (devices * config.accumulate_steps)) * config.accumulate_steps
         own = step.operations(clips)
         chosen = this_machine(own.flops, devices) if chip == CPU else ACCELERATORS[chip]
         memory = _compile(step, clips, (1 - margin) * chosen.memory)
@@ -173,6 +175,7 @@ def _compile(step: Step, clips: int, budget: float) -> dict[int, Memory]:
             bar.update()
             if size == 2 * clips:
                 guess = largest_batch({size: found.total for size, found in memory.items()}, budget)
-                guess -= guess % 2  # on a CPU clips are worked on in pairs, and single ones need less
+                # On a CPU clips are worked on in pairs, and single ones need less.
+                guess -= guess % math.lcm(2, step.config.accumulate_steps)
                 sizes += [guess] * (guess > size)
     return memory

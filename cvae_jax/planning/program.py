@@ -63,11 +63,7 @@ class Step:
         )
 
     def batch(self, clips: int) -> tuple[PyTree, PyTree]:
-        """Return the shapes and dtypes of a batch of so many clips on one device, and of the controls.
-
-        As in training, a batch that is taken in parts is filled up to a multiple of them.
-        """
-        clips += -clips % self.config.accumulate_steps
+        """Return the shapes and dtypes of a batch of so many clips on one device, and of the controls."""
         controls = self.controls.at(0, 0)
         length = self.config.clip_length
         frames = (length, *self.frame_size, 3)

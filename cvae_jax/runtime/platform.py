@@ -9,6 +9,7 @@ import importlib.util
 import mmap
 import os
 import sys
+import time
 from pathlib import Path
 
 from cvae_jax.runtime.errors import UserError
@@ -31,6 +32,7 @@ ALLOCATOR = (
 ONE_THREAD = {"--xla_cpu_multi_thread_eigen": "false"}
 # Programs that take longer to compile than this are kept for the next start.
 CACHE_FROM_SECONDS = 0.1
+ABANDONED_SECONDS = 60  # after which an empty file in the cache is not being written any more
 
 
 def prepare(restart: bool = False, run_per_core: bool = False) -> None:
@@ -129,7 +131,8 @@ def _made(folder: Path) -> Path | None:
         return None
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):  # another process removes it
-            if entry.stat().st_size == 0:  # left by a kill; JAX would never write it again
+            found = entry.stat()  # an empty one was left by a kill; JAX would never write it again
+            if found.st_size == 0 and time.time() - found.st_mtime > ABANDONED_SECONDS:
                 entry.unlink()
     return folder
 

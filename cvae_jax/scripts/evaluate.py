@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cvae_jax import config_flag, defaults
-from cvae_jax.runtime import cli, platform, processes
+from cvae_jax.runtime import cli, platform, preemption, processes
 from cvae_jax.scripts import job
 
 
@@ -34,9 +34,12 @@ def _evaluate(config: ConfigDict, workdir: Path, checkpoint: str, split: str | N
     from cvae_jax.evaluation.evaluate import evaluate
     from cvae_jax.report.results import folder_with
 
-    with job.joined():
+    def body() -> None:
+        preemption.end_at_once()
         results = evaluate(config, workdir, checkpoint, split=split)
         if processes.is_first():
             folder = folder_with(workdir, results["protocol"]["split"])
             print((folder / "table.md").read_text())
             print(f"Pictures and numbers are in {folder}.")
+
+    job.run(body)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 
 from absl import flags
 
-from cvae_jax.runtime import processes
+from cvae_jax.runtime import cli
+from cvae_jax.runtime.job import joined
 
 
 def define() -> None:
-    """Define the flags that `joined` reads."""
+    """Define the flags that `run` reads."""
     flags.DEFINE_string(
         "coordinator", None, "HOST:PORT of process 0, for a job of several processes; see docs/tpu.md."
     )
@@ -18,7 +19,11 @@ def define() -> None:
     flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
-def joined() -> contextlib.AbstractContextManager[None]:
-    """Return a context in the job that the flags describe; see `runtime.processes.joined`."""
+def run(body: Callable[[], None]) -> None:
+    """Call body() in the job that the flags describe; see `runtime.job.joined`.
+
+    What `cli.guarded` reports, it reports before this process leaves the others.
+    """
     values = flags.FLAGS
-    return processes.joined(values.coordinator, values.num_processes, values.process_id)
+    with joined(values.coordinator, values.num_processes, values.process_id):
+        cli.guarded(body)

@@ -39,7 +39,8 @@ def _train(config: ConfigDict, workdir: str | None, extend: bool, resume_from: i
     from cvae_jax.training.loop import Preempted
 
     folder = Path(workdir) if workdir else default_workdir(config.name)
-    with job.joined():
+
+    def body() -> None:
         run = open_run(config, folder, extend=extend, resume_from=resume_from)
         said = f"Trained; now run: {cli.command('evaluate')} --workdir={folder}"
         with preemption.noticed() as preempted:
@@ -52,3 +53,5 @@ def _train(config: ConfigDict, workdir: str | None, extend: bool, resume_from: i
                 said += ". Run the same command again to resume."
         if processes.is_first():
             print(said)
+
+    job.run(body)

@@ -56,7 +56,7 @@ def damage(folder: Path, only: str = "") -> Damage | None:
         form, digests, own = stored["format"], dict(stored["blake2b"]), stored.pop(_OWN, None)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Damage(FILE, "unreadable")
     except OSError as error:
         return _unreadable(FILE, error)

@@ -17,9 +17,9 @@ from cvae_jax.data.loader import TrainLoader
 from cvae_jax.runtime import processes
 from cvae_jax.runtime.devices import Devices, prefetch
 from cvae_jax.runtime.progress import Announcement, announce_resume, epoch_bar
-from cvae_jax.training.checkpoint import BEST, Checkpoints, Progress
+from cvae_jax.training.checkpoint import BEST, Progress
 from cvae_jax.training.controls import Controls
-from cvae_jax.training.logging import CONTROLS, SKIPPED, Writers, epoch_row
+from cvae_jax.training.logging import CONTROLS, SKIPPED, epoch_row
 from cvae_jax.training.nonfinite import NonFinite
 from cvae_jax.training.resume import append_row, keep_rows, resume
 from cvae_jax.training.state import TrainState
@@ -83,6 +83,7 @@ class Run:
     Attributes:
       initial_state: makes the state before the first step.
       train_step: the mapped function of `make_train_step`.
+      checkpoints, writers: `Checkpoints` and `Writers`.
       metrics_file: gets one row per epoch.
       nonfinite: decides what happens after a step that is not finite.
       should_stop: asked after every step; True raises Stopped.
@@ -90,7 +91,7 @@ class Run:
       resources: what the run has open; closed when it ends.
 
     In a job of several processes all take the same steps, and process 0 alone has checkpoints and writers and
-    writes to the workdir; the others have `processes.idle()` in their place.
+    writes to the workdir; the others have None in their place.
     """
 
     initial_state: Callable[[], TrainState]
@@ -100,8 +101,8 @@ class Run:
     train_step: Callable
     devices: Devices
     validate: Validate
-    checkpoints: Checkpoints
-    writers: Writers
+    checkpoints: Any
+    writers: Any
     metrics_file: Path
     nonfinite: NonFinite = dataclasses.field(default_factory=NonFinite)
     should_stop: Callable[[], bool] = lambda: False
@@ -127,16 +128,18 @@ class Run:
     def _start(self) -> tuple[TrainState, Progress]:
         progress = Progress()
         workdir = self.metrics_file.parent
-        restored = processes.on_first(
-            lambda: resume(self.checkpoints, workdir, self.initial_state, self.resume_from)
-        )
+
+        def begin() -> tuple[TrainState, Progress] | None:
+            found = resume(self.checkpoints, workdir, self.initial_state, self.resume_from)
+            keep_rows(self.metrics_file, found[1].epoch if found else 0)
+            return found
+
+        restored = processes.on_first(begin)
         if restored:
             state, progress = restored
             announce_resume(progress.epoch, progress.batch)
         else:
             state = self.initial_state()
-        if processes.is_first():
-            keep_rows(self.metrics_file, progress.epoch)
         return self.devices.place(state), progress
 
     def _epoch(self, state: TrainState, epoch: int, progress: Progress) -> TrainState:
@@ -156,7 +159,7 @@ class Run:
             number, metrics = pending
             pending = None
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            if self.nonfinite.skips(values, number, epoch, self._last_checkpoint):
+            if self.nonfinite.meets(values, number, epoch):
                 sums[SKIPPED] = sums.get(SKIPPED, 0.0) + 1
                 return
             for name, value in values.items():
@@ -168,22 +171,26 @@ class Run:
                 refresh=False,
             )
 
-        def stop_after_many_skipped(done: int) -> None:
-            if self.nonfinite.error is not None:
-                save_within(done)
-                self.checkpoints.wait()
-                raise self.nonfinite.error
-
-        def save_within(done: int) -> int:
-            """Save after `done` batches of this epoch, and return the step."""
-            collect()
+        def save(done: int) -> int:
+            """Save after `done` batches of this epoch, if this is process 0, and return the step."""
             step = epoch * self.loader.num_batches + done
-            self.checkpoints.save(step, state, Progress(epoch, done, dict(sums)), None)
+            if processes.is_first():
+                self.checkpoints.save(step, state, Progress(epoch, done, dict(sums)), None)
             return step
 
+        def stop_if_not_finite(done: int) -> None:
+            """Stop where a collected step demands it, after saving the state that skipping has kept good."""
+            if self.nonfinite.stops:
+                collect()
+                if self.nonfinite.skips:
+                    save(done)
+                raise self.nonfinite.error(processes.on_first(self._last_checkpoint))
+
         def save_and_stop(done: int) -> NoReturn:
-            step = save_within(done) if epoch or done else 0
-            self.checkpoints.wait()
+            collect()
+            stop_if_not_finite(done)
+            step = save(done) if epoch or done else 0
+            processes.on_first(lambda: self.checkpoints.wait())
             raise Preempted(step)
 
         with bar:
@@ -197,7 +204,7 @@ class Run:
                 for name in CONTROLS:
                     sums[name] = sums.get(name, 0.0) + logged[name]
                 bar.update()
-                stop_after_many_skipped(number + 1)
+                stop_if_not_finite(number + 1)
                 if self.should_stop():
                     raise Stopped
                 if self._preempted():
@@ -205,29 +212,38 @@ class Run:
                 minutes = self.cadence.checkpoint_minutes
                 due = minutes and time.monotonic() - last_save > 60 * minutes
                 if due and number + 1 < self.loader.num_batches:
-                    save_within(number + 1)
+                    collect()
+                    if not self.nonfinite.stops:
+                        save(number + 1)
                     last_save = time.monotonic()
                 asked = time.monotonic()
             collect()
-            stop_after_many_skipped(self.loader.num_batches)
+            stop_if_not_finite(self.loader.num_batches)
             trained = time.monotonic()
             row = epoch_row(epoch, self.loader.num_batches, sums, logged)
-            validation = self._validate(state, epoch, logged["beta"], bar)
-            if validation is None:
-                save_and_stop(self.loader.num_batches)
-            row |= validation
+            found = None
+            if self.cadence.validates(epoch):
+                found = self._validate(state, logged["beta"], bar)
+                if found is None:
+                    save_and_stop(self.loader.num_batches)
+            row |= self.validate.empty if found is None else found.fields
             row["train_seconds"] = round(trained - started, 3)
             row["input_seconds"] = round(waited, 3)
             row["validation_seconds"] = round(time.monotonic() - trained, 3)
-        if processes.is_first():
+
+        def record() -> None:
             append_row(self.metrics_file, row)
-        self.writers.epoch(row)
-        if self.cadence.saves(epoch):
-            chosen_by = None if row[BEST] is None else {BEST: row[BEST]}
-            unvalidated = progress.batch == self.loader.num_batches  # where the run was resumed
-            self.checkpoints.save(row["step"], state, Progress(epoch + 1), chosen_by, replace=unvalidated)
-        if self.cadence.is_last(epoch):
-            self.checkpoints.wait()
+            self.writers.epoch(row)
+            if found is not None:
+                self.writers.validation(row["step"], found.per_frame, found.videos)
+            if self.cadence.saves(epoch):
+                chosen_by = None if row[BEST] is None else {BEST: row[BEST]}
+                unvalidated = progress.batch == self.loader.num_batches  # where the run was resumed
+                self.checkpoints.save(row["step"], state, Progress(epoch + 1), chosen_by, replace=unvalidated)
+            if self.cadence.is_last(epoch):
+                self.checkpoints.wait()
+
+        processes.on_first(record)
         return state
 
     def _step(self, bar: Any, *arguments: Any) -> tuple[TrainState, dict]:
@@ -248,25 +264,18 @@ class Run:
 
     def _last_checkpoint(self) -> str:
         """Return what the last checkpoint is, in words."""
-        if not processes.is_first():
-            return "process 0 reports the last checkpoint"
         self.checkpoints.wait()
         kept = self.checkpoints.steps
         found = f"the last checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
         return f"{found} in {self.checkpoints.folder}"
 
-    def _validate(self, state: TrainState, epoch: int, beta: float, bar: Any) -> dict | None:
-        """Return the fields of a validation, if the epoch ends with one; None if the run was preempted."""
-        if not self.cadence.validates(epoch):
-            return dict(self.validate.empty)
+    def _validate(self, state: TrainState, beta: float, bar: Any) -> Any | None:
+        """Return what a validation found; None if the run was preempted."""
         announce = functools.partial(Announcement, bar)
         found = self.validate.run(state.evaluation_variables, beta, announce, lambda: not self._preempted())
-        if found is None:
-            return None
-        fields = found.fields
-        bar.set_postfix(
-            prior=f"{fields['val_psnr_prior']:.2f} dB",
-            posterior=f"{fields['val_psnr_posterior']:.2f} dB",
-        )
-        self.writers.validation((epoch + 1) * self.loader.num_batches, found.per_frame, found.videos)
-        return fields
+        if found is not None:
+            bar.set_postfix(
+                prior=f"{found.fields['val_psnr_prior']:.2f} dB",
+                posterior=f"{found.fields['val_psnr_posterior']:.2f} dB",
+            )
+        return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 from cvae_jax.runtime.errors import NonFiniteError, UserError
 from cvae_jax.runtime.progress import warn
@@ -15,10 +15,11 @@ class NonFinite:
 
     Args:
       policy: 'stop' or 'skip'.
-      limit: training stops after so many skipped steps in a row.
+      limit: with 'skip', training stops after so many of them in a row. (Where a run is resumed, the count
+        starts anew.)
 
     Attributes:
-      error: what to raise; set once the limit is reached.
+      stops: whether training must stop.
 
     Raises UserError for values that make no sense.
     """
@@ -28,31 +29,37 @@ class NonFinite:
             raise UserError(f"config.nonfinite is {policy!r}; choose one of {', '.join(POLICIES)}.")
         if limit < 1:
             raise UserError(f"config.nonfinite_limit is {limit}; give at least 1.")
-        self._policy, self._limit = policy, limit
+        self.skips, self._limit = policy == SKIP, limit
         self._in_a_row = 0
-        self.error: NonFiniteError | None = None
+        self._found = ""
+        self.stops = False
 
-    def skips(self, values: dict[str, float], number: int, epoch: int, last: Callable[[], str]) -> bool:
-        """Return whether batch `number` of an epoch, with these metrics, is skipped.
-
-        last: called to say what the last checkpoint is. Raises NonFiniteError under the policy 'stop'.
-        """
+    def meets(self, values: dict[str, float], number: int, epoch: int) -> bool:
+        """Return whether batch `number` of an epoch, with these metrics of its step, is not finite."""
         if values["finite"]:
             self._in_a_row = 0
             return False
+        if self.stops:  # a step that was on its way
+            return True
         self._in_a_row += 1
-        where = f"epoch {epoch}, batch {number}"
-        found = f"the loss is {values['loss']} and the gradient norm is {values['grad_norm']}"
-        advice = "Lower config.learning_rate.peak or raise config.beta.floor and start a new run"
-        if self._policy == STOP:
-            raise NonFiniteError(
-                f"Training stopped at {where}: {found}; {last()}. {advice}, or resume this one with "
-                "--config.nonfinite=skip to leave such steps out."
-            )
-        warn(f"Skipped {where}: {found}.")
-        if self._in_a_row >= self._limit:
-            self.error = NonFiniteError(
-                f"Training stopped at {where} after skipping {self._in_a_row} steps in a row that were not "
-                f"finite ({found}). The parameters from before them have been saved. {advice}."
-            )
+        loss, norm = values["loss"], values["grad_norm"]
+        self._found = f"epoch {epoch}, batch {number}: the loss is {loss} and the gradient norm {norm}"
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._found += ", but a new parameter is not finite"
+        self.stops = not self.skips or self._in_a_row >= self._limit
+        if self.skips:
+            warn(f"Skipped {self._found}.")
         return True
+
+    def error(self, last: str) -> NonFiniteError:
+        """Return the error to stop with. last: what the last checkpoint is."""
+        advice = "Lower config.learning_rate.peak or raise config.beta.floor and start a new run"
+        if self.skips:
+            return NonFiniteError(
+                f"Training stopped after skipping {self._in_a_row} steps in a row that were not finite, the "
+                f"last at {self._found}; {last}. {advice}."
+            )
+        return NonFiniteError(
+            f"Training stopped at {self._found}; {last}. {advice}, or resume this one with "
+            "--config.nonfinite=skip to leave such steps out."
+        )

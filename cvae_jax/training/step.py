@@ -38,8 +38,8 @@ def make_train_step(
     device takes its clips in, see `accumulate`; b must be a multiple of it.
 
     metrics: loss, recon, kl, grad_norm, 'grad_norm/<module>' and 'param_norm/<module>' for the entries of the
-    parameters, and finite. Where the loss, the gradients or the new parameters are not finite, nothing of the
-    state changes but its step.
+    parameters, and finite. Where the loss, the gradients, the new parameters or batch statistics are not
+    finite, nothing of the state changes but its step.
     """
 
     def train_step(state: TrainState, batch: dict, controls: dict) -> tuple[TrainState, dict]:
@@ -76,7 +76,7 @@ def make_train_step(
         updated = state.update(optimizer, gradients, batch_stats, controls["learning_rate"])
         metrics |= {f"grad_norm/{module}": optax.tree.norm(own) for module, own in gradients.items()}
         norms = {f"param_norm/{module}": optax.tree.norm(own) for module, own in updated.params.items()}
-        numbers = [metrics["loss"], metrics["grad_norm"], *norms.values()]
+        numbers = [metrics["loss"], metrics["grad_norm"], *norms.values(), optax.tree.norm(batch_stats)]
         finite = jnp.all(jnp.isfinite(jnp.stack(numbers)))
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         return kept.replace(step=updated.step), metrics | norms | {"finite": finite}

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -10,11 +12,16 @@ import numpy as np
 import pytest
 from helpers import TINY, read_rows, restored, same_bits
 
+from cvae_jax.config import Components
+from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime import processes
 from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.job import LOST, joined
 
 # Three clips of the batch are spread over four devices; of the last batch's two, one process gets none.
 DATA = ["--config.data.name=frame_folder", "--config.batch_size=3", "--config.num_epochs=2"]
+# A large eps: otherwise Adam makes steps of what rounding changes in the smallest gradients.
+DATA += ["--config.learning_rate.peak=0.001", "--config.optimizer.eps=1e-5"]
 CALIBRATED = ["--config.loss.reconstruction=calibrated", "--config.loss.divide_recon_by_batch=False"]
 SVG = [
     "--config.model.kind=svg",
@@ -64,7 +71,7 @@ def close(one, other, rtol):
 def agree(one, other, rtol=2e-3, size=(32, 64)):
     """Two runs with the same numbers, up to the order of sums, which Adam's first steps enlarge.
 
-    Parameters are held to 2 % of their length (both start from the same).
+    All parameters together are held to 5 % of the distance that they have moved.
     """
     rows, others = read_rows(one), read_rows(other)
     assert len(rows) == len(others) == 2
@@ -72,16 +79,15 @@ def agree(one, other, rtol=2e-3, size=(32, 64)):
         for name in ("train_loss", "recon", "kl", "grad_norm", "val_psnr_prior", "val_psnr_posterior"):
             assert another[name] == pytest.approx(row[name], rel=rtol), name
         assert row["val_psnr_prior_by_scene"].keys() == another["val_psnr_prior_by_scene"].keys()
-    states = [restored(workdir, "last", size)[1] for workdir in (one, other)]
-    assert states[0].step == states[1].step
-    for name in ("params", "batch_stats"):
-        flat = [
-            np.concatenate(
-                [np.ravel(leaf) for leaf in jax.tree.leaves(getattr(state, name)) or [np.zeros(1)]]
-            )
-            for state in states
-        ]
-        assert np.linalg.norm(flat[0] - flat[1]) <= 0.02 * np.linalg.norm(flat[0]), name
+    config, state = restored(one, "last", size)
+    _, another = restored(other, "last", size)
+    start = init_variables(Components.build(config).model, config.seed, size)
+    assert state.step == another.step
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    moved = np.linalg.norm(flat(state.params) - flat(start["params"]))
+    assert np.linalg.norm(flat(state.params) - flat(another.params)) < 0.05 * moved
+    if state.batch_stats:
+        np.testing.assert_allclose(flat(state.batch_stats), flat(another.batch_stats), rtol=rtol, atol=1e-5)
 
 
 def scored(environment, count, devices, workdir):
@@ -126,6 +132,52 @@ def test_processes_with_different_configs_do_not_begin(environment, lab_folder, 
     assert not (tmp_path / "run").exists()
 
 
+def test_an_error_of_one_process_is_told_and_ends_the_others(environment, lab_folder, tmp_path):
+    """Process 0 alone writes: here it cannot."""
+    (tmp_path / "file").touch()
+    flags = flags_of(lab_folder, tmp_path, tmp_path / "file" / "run")
+    for done in jobs.run(environment, 2, 1, *flags):
+        assert done.status == 2 and "Traceback" not in done.errors and LOST not in done.errors
+        assert "file" in done.errors and "error: " in done.errors
+
+
+ALONE = """
+import sys
+from cvae_jax.runtime import cli, processes
+from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.job import joined
+
+def body():
+    if processes.index() == int(sys.argv[4]):
+        raise UserError("Something is wrong here.")
+    processes.gather(None)
+
+with joined(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])):
+    cli.guarded(body)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_fails_alone_says_why(environment, tmp_path, failing):
+    """The other waits for it, and is ended by JAX within a minute."""
+    (tmp_path / "alone.py").write_text(ALONE)
+    coordinator = f"127.0.0.1:{jobs.free_port()}"
+    environment = environment | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(tmp_path / "alone.py"), coordinator, "2"]
+    began = time.monotonic()
+    started = [
+        subprocess.Popen(
+            [*command, str(index), str(failing)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert time.monotonic() - began < 90
+    assert started[failing].returncode == 2 and "error: Something is wrong here." in errors[failing]
+    assert started[1 - failing].returncode != 0 and LOST in errors[1 - failing]
+
+
 def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -157,7 +209,7 @@ def test_a_job_of_which_one_process_is_ended_resumes(environment, lab_folder, tm
     else:
         other = ended[1 - victim]
         assert ended[victim].status == -signal.SIGKILL and other.status != 0 and seconds < 60, ended
-        assert other.errors.rstrip().endswith(processes.LOST)
+        assert other.errors.rstrip().endswith(LOST)
     assert not any("Traceback" in one.errors for one in ended)
 
     done = jobs.run(environment, 2, 2, *command)
@@ -179,7 +231,7 @@ def test_a_job_of_which_one_process_is_ended_resumes(environment, lab_folder, tm
     ],
 )
 def test_flags_that_describe_no_job(given, named):
-    with pytest.raises(UserError, match=named), processes.joined(*given):
+    with pytest.raises(UserError, match=named), joined(*given):
         pass
 
 
@@ -187,7 +239,7 @@ def test_flags_that_describe_no_job(given, named):
 def test_a_script_of_one_process_refuses_several(monkeypatch, script):
     processes.require_one(script)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
-    with pytest.raises(UserError, match="3 processes were started, and JAX cannot"), processes.joined():
+    with pytest.raises(UserError, match="3 processes were started, and JAX cannot"), joined():
         pass
     with pytest.raises(UserError, match=f"^{script} runs as a single process, but 3 were started"):
         processes.require_one(script)

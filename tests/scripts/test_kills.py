@@ -11,7 +11,7 @@ import jobs
 import pytest
 from helpers import TINY, read_rows, restored, same_bits
 
-from cvae_jax.runtime.processes import LOST
+from cvae_jax.runtime.job import LOST
 from cvae_jax.training.checkpoint_folder import FOLDER, HALF_WRITTEN, stored_steps
 
 FLAGS = [

@@ -66,7 +66,10 @@ def test_too_many_in_a_row_stop_at_the_last_good_state_which_resumes(data, tmp_p
     config = skipping(nonfinite_limit=2)
     good = train(skipping(num_epochs=1), tmp_path / "good", jax.local_devices()[:1])
     plant((1, 0), (1, 1), (2, 0))
-    with pytest.raises(NonFiniteError, match="epoch 1, batch 1 after skipping 2 steps in a row"):
+    with pytest.raises(
+        NonFiniteError,
+        match="after skipping 2 steps in a row .* at epoch 1, batch 1",
+    ):
         train(config, tmp_path / "run", jax.local_devices()[:1])
     assert capsys.readouterr().err.count("Skipped epoch 1, batch") == 2
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
@@ -83,17 +86,20 @@ def test_too_many_in_a_row_stop_at_the_last_good_state_which_resumes(data, tmp_p
 def test_single_bad_steps_do_not_add_up():
     counted = NonFinite("skip", limit=2)
     for values in itertools.islice(itertools.cycle([BAD, GOOD]), 10):
-        assert counted.skips(values, 0, 0, str) != bool(values["finite"])
-    assert counted.error is None
-    assert counted.skips(BAD, 1, 0, str) and counted.skips(BAD, 2, 0, str) and counted.error is not None
+        assert counted.meets(values, 0, 0) != bool(values["finite"])
+    assert not counted.stops
+    assert counted.meets(BAD, 1, 0) and counted.meets(BAD, 2, 0) and counted.stops
 
 
 def test_stopping_names_the_way_to_go_on():
-    sentence = (
-        "epoch 3, batch 1: the loss is nan and .*; the last is 7. .*, or resume this one with --config.n"
-    )
+    counted = NonFinite("stop")
+    assert counted.meets(BAD, 1, 3) and counted.stops
+    sentence = "epoch 3, batch 1: the loss is nan and .*; the last is 7. .* or resume this one with --config."
     with pytest.raises(NonFiniteError, match=sentence):
-        NonFinite("stop").skips(BAD, 1, 3, lambda: "the last is 7")
+        raise counted.error("the last is 7")
+    counted = NonFinite("stop")
+    assert counted.meets(BAD | {"loss": 1.0}, 1, 3)
+    assert "but a new parameter is not finite" in str(counted.error(""))
 
 
 @pytest.mark.parametrize(("field", "value"), [("nonfinite", "ignore"), ("nonfinite_limit", 0)])
