@@ -25,6 +25,7 @@ LOST = (
     "error: This process was killed, or another process of its job was lost, and the job has ended. Start "
     "all processes again with the same command; a training run resumes from its last checkpoint."
 )
+_LOST_PEER = ("Gloo", "NCCL", "by peer", "UNAVAILABLE")  # what collective operations say that miss a process
 # Prints its argument unless a byte arrives before the pipe is closed.
 _WATCHER = "import sys; sys.stdin.buffer.read(1) or print(sys.argv[1], file=sys.stderr)"
 
@@ -77,12 +78,15 @@ def _end(error: BaseException, watcher: subprocess.Popen) -> NoReturn:
 
     JAX's own way to leave a job waits for all processes, and aborts this one if one does not arrive.
     """
+    status = 2 if isinstance(error, UserError) else 1
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else 1
+    elif isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif any(words in str(error) for words in _LOST_PEER):
+        print(LOST, file=sys.stderr)
     else:
-        status = 2 if isinstance(error, UserError) else 1
-        known = isinstance(error, UserError)
-        print(f"error: {error}", file=sys.stderr) if known else traceback.print_exception(error)
+        traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
     _dismiss(watcher)

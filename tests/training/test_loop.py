@@ -10,6 +10,7 @@ import pytest
 from helpers import Killed, kill_after_saving, read_rows, same_bits, tiny_config
 
 from cvae_jax.config import Components
+from cvae_jax.evaluation.validation import FIELDS, Validated
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime.devices import Devices, prefetch
 from cvae_jax.runtime.errors import NonFiniteError, UserError
@@ -208,13 +209,8 @@ def test_an_epoch_does_not_wait_for_the_device(data, tmp_path, monkeypatch):
 
     run.devices.split = note("send", split)
     run.train_step = note("step", step)
-    monkeypatch.setattr(
-        run,
-        "_validate",
-        lambda *_: dict.fromkeys(
-            ("val_loss", "val_psnr_prior", "val_psnr_posterior", "val_psnr_prior_by_scene")
-        ),
-    )
+    fields = dict.fromkeys(FIELDS)
+    monkeypatch.setattr(run, "_validate", lambda *_: Validated(fields, {}, {}))
     monkeypatch.setattr("cvae_jax.training.loop.jax.device_get", note("fetch", fetch))
     monkeypatch.setattr(run.checkpoints, "save", lambda *_, **__: None)
     run.finish()
