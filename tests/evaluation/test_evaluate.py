@@ -10,6 +10,7 @@ import pytest
 from helpers import moving_square, tiny_config
 from PIL import Image
 
+from cvae_jax import models
 from cvae_jax.config import Components
 from cvae_jax.data.clips import Recording, no_labels
 from cvae_jax.evaluation.baselines import Baselines
@@ -158,6 +159,32 @@ def test_evaluate_writes_what_the_contract_names(data, tmp_path):
         assert gif.n_frames == 6
     again = evaluate(config, tmp_path, "last", jax.local_devices()[:1])
     assert again == results
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "cvae" else pytest.mark.slow) for kind in models.KINDS]
+)
+def test_tables_do_not_depend_on_the_devices(monkeypatch, tmp_path, kind):
+    """Every number of results.json. Tolerance: float32 sums in another order, 1e-3 dB in PSNR."""
+    size, one = (16, 16), jax.local_devices()[:1]
+    clips = {
+        "train": [moving_square("a", 8, 1, size)],
+        "validation": [moving_square("c", 6, 3, size), moving_square("d", 5, 4, size)],
+    }
+    monkeypatch.setattr("cvae_jax.data.datasets.load", lambda *_, **__: clips)
+    config = tiny_config()
+    config.num_epochs, config.model.kind = 1, kind
+    config.eval.update(samples=2, best_of=5, temperature=0.5, batch_size=3)
+    train(config, tmp_path, one)
+    tables = []
+    for count in (1, 2, 4, 8):
+        results = score(config, tmp_path, "last", jax.local_devices()[:count]).results
+        tables.append(jax.tree.flatten(results))
+    for leaves, structure in tables[1:]:
+        assert structure == tables[0][1]
+        for found, expected in zip(leaves, tables[0][0], strict=True):
+            same = expected if isinstance(expected, str) else pytest.approx(expected, rel=1e-4, abs=1e-3)
+            assert found == same
 
 
 def test_prior_scores_do_not_depend_on_batch_or_devices(data):

@@ -383,24 +383,6 @@ def test_training(grey_data, tmp_path, changes):
         assert rows[1]["teacher_forced"] < 1
 
 
-def test_a_resumed_run_is_the_same(grey_data, tmp_path):
-    config, one = tiny(), jax.local_devices()[:1]
-    whole = train(config, tmp_path / "whole", one)
-    run = open_run(config, tmp_path / "parted", one)
-    save = run.checkpoints.save
-
-    def save_then_die(*arguments, **keywords):
-        save(*arguments, **keywords)
-        run.checkpoints.wait()
-        raise KeyboardInterrupt
-
-    run.checkpoints.save = save_then_die
-    with pytest.raises(KeyboardInterrupt):
-        run.finish()
-    assert same_bits(train(config, tmp_path / "parted", one), whole)
-    assert read_rows(tmp_path / "parted") == read_rows(tmp_path / "whole")
-
-
 @pytest.mark.parametrize(
     ("draw", "throughout"),
     [

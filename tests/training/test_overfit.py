@@ -83,7 +83,7 @@ def test_a_real_clip_is_overfitted_beyond_35_dB(monkeypatch, tmp_path):
     part = slice(12, 20)  # a jump
     clip = dataclasses.replace(clip, frames=clip.frames[part], labels=clip.labels[part])
     one_clip(monkeypatch, clip)
-    config, one = overfitting_config(600, 5e-3), jax.local_devices()[:1]
+    config, one = overfitting_config(300, 5e-3), jax.local_devices()[:1]
     train(config, tmp_path, one)
     rows = score(config, tmp_path, "last", one, baselines=False).results["rows"]
     psnr = {row["name"]: row["psnr"] for row in rows}
