@@ -77,10 +77,11 @@ def slow(*values, name):
 def test_the_number_of_devices_does_not_matter(draw, changes, counts):
     """Six clips on one device and, filled up, on several; of eight devices, two have no clip at all.
 
-    Tolerances: summing in another order changes losses and the gradient's norm by less than 1e-4 relative
-    (bfloat16 included: its rounding is the same). Adam amplifies what rounding changes in the smallest
-    gradients, so all parameters together are held to 2 % of the distance that they moved in three steps; with
-    the large eps set here, parameters whose gradient is only rounding noise hardly move.
+    Tolerances: summing in another order changes losses and the gradient's norm by less than 1e-4 relative.
+    Adam amplifies what rounding changes in the smallest gradients, so all parameters together are held to 2 %
+    of the distance that they moved in three steps; with the large eps set here, parameters whose gradient is
+    only rounding noise hardly move. bfloat16 has 8 bits, and compiled programs of different batch sizes round
+    in different places: 1 % of losses, 10 % of the distance.
     """
     config = tiny_config()
     config.teacher_forcing.draw = draw
@@ -92,6 +93,7 @@ def test_the_number_of_devices_does_not_matter(draw, changes, counts):
     if draw == "example_step":
         batch["forced"] = np.random.default_rng(1).random((6, 3)) < 0.5
         batch["forced"][:2] = True  # all that the first of four devices has
+    of_losses, of_distance = (1e-2, 0.1) if config.precision == "bfloat16" else (1e-4, 0.02)
     histories, statistics, ends = {}, {}, {}
     for count in counts:
         devices = Devices(jax.local_devices()[:count])
@@ -109,10 +111,10 @@ def test_the_number_of_devices_does_not_matter(draw, changes, counts):
     moved = np.linalg.norm(flat(ends[1]) - flat(variables["params"]))
     for count in counts[1:]:
         for one, several in zip(histories[1], histories[count], strict=True):
-            assert several == pytest.approx(one, rel=1e-4, abs=1e-7), count
-        assert np.linalg.norm(flat(ends[count]) - flat(ends[1])) <= 0.02 * moved
+            assert several == pytest.approx(one, rel=of_losses, abs=1e-7), count
+        assert np.linalg.norm(flat(ends[count]) - flat(ends[1])) <= of_distance * moved
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=of_losses, atol=of_losses / 100),
             statistics[1],
             statistics[count],
         )
