@@ -20,6 +20,7 @@ from cvae_jax.runtime.job import LOST, joined
 
 # Three clips of the batch are spread over four devices; of the last batch's two, one process gets none.
 DATA = ["--config.data.name=frame_folder", "--config.batch_size=3", "--config.num_epochs=2"]
+DATA += ["--config.eval.best_of=0", "--config.eval.lpips=False", "--config.log.images=False"]
 # A large eps: otherwise Adam makes steps of what rounding changes in the smallest gradients.
 DATA += ["--config.learning_rate.peak=0.001", "--config.optimizer.eps=1e-5"]
 CALIBRATED = ["--config.loss.reconstruction=calibrated", "--config.loss.divide_recon_by_batch=False"]
@@ -192,7 +193,7 @@ def wait_for(condition, seconds=300):
 def test_a_job_of_which_one_process_is_ended_resumes(environment, lab_folder, tmp_path, victim, how):
     """SIGTERM: all save and end with 0. SIGKILL: the others end within a minute, with a sentence."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    epochs = ["--config.num_epochs=30", "--config.eval.every=10", "--config.eval.lpips=False"]
+    epochs = ["--config.num_epochs=30", "--config.eval.every=10"]
     done = jobs.run(environment, 2, 2, *flags_of(lab_folder, tmp_path, whole, *epochs))
     assert [one.status for one in done] == [0, 0], done
 

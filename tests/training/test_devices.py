@@ -40,7 +40,8 @@ def slow(*values, name):
 @pytest.mark.parametrize(
     ("draw", "changes", "counts"),
     [
-        pytest.param("epoch", {}, ALL, id="cvae"),
+        pytest.param("epoch", {}, FEW, id="cvae"),
+        slow("epoch", {}, ALL, name="cvae-all"),
         pytest.param("epoch", {"rollout.fold_time": True}, FEW, id="cvae-folding"),
         # One device's clips are all forced.
         pytest.param("example_step", {"rollout.fold_time": True}, FEW, id="cvae-by-clip"),
