@@ -112,7 +112,7 @@ def test_the_command_line_says_the_same(environment, tmp_path):
         (
             "from ml_collections import ConfigDict\n"
             "def get_config():\n    return ConfigDict({'name': 'x', 'num_epoch': 3})",
-            "config.num_epoch is not a field; did you mean config.num_epochs?; missing: config.adversarial",
+            "config.num_epoch is not a field; did you mean config.num_epochs?; missing: config.accumulate",
         ),
         (
             FILE.format(line="config.learning_rate = {'peak': 1e-3}"),

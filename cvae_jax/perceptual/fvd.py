@@ -92,7 +92,7 @@ def _keep(path: Path, found: np.ndarray) -> None:
     try:
         with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, found)
-    except StorageError:
+    except (StorageError, OSError):
         pass  # the folder cannot be written: features are computed again next time
 
 

@@ -81,8 +81,10 @@ def guarded(main: Callable[[], Any]) -> Any:
         fail(str(error), status=1)
     except OSError as error:
         number = StorageError.number_in(error)
-        if number is None:
+        if number is None and error.filename is None:
             raise
+        if number is None:
+            fail(f"{error.filename}: {error.strerror}; check this path.")
         fail(str(StorageError(error.filename or "a file", number, "read or write")))
     except MemoryError as error:
         fail(f"Out of memory ({one_line(error)}): lower config.batch_size or the sizes in config.model.")

@@ -55,7 +55,7 @@ def slow(*values, name):
             id="cvae-calibrated",
         ),
         pytest.param("epoch", FEEDBACK | CRITIC, FEW, id="multiscale-critic"),
-        pytest.param("example_step", SVG, FEW, id="svg-by-clip"),
+        slow("example_step", SVG, FEW, name="svg-by-clip"),
         slow("epoch", {}, ALL, name="cvae-whole-model"),
         slow("example_step", {}, ALL, name="cvae-whole-model-by-clip"),
         slow("epoch", CVAE_UNCUT, ALL, name="cvae-whole-model-uncut"),

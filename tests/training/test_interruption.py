@@ -45,7 +45,11 @@ def recordings(monkeypatch):
     "changes",
     [
         pytest.param({"model.cvae.history": 1, "model.cvae.prior": "learned"}, id="cvae"),
-        pytest.param({"model.kind": "multiscale", "model.multiscale.feedback": 2} | CRITIC, id="multiscale"),
+        pytest.param(
+            {"model.kind": "multiscale", "model.multiscale.feedback": 2} | CRITIC,
+            id="multiscale",
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"model.kind": "svg", "model.svg.skip": "running_mean"}, id="svg"),
         pytest.param(
             {"model.kind": "svg", "model.svg.prior": "fixed", "rollout.cut_feedback": False},
