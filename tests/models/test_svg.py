@@ -388,8 +388,8 @@ def test_training(grey_data, tmp_path, changes):
     [
         ("example_step", None),
         ("forced", None),
-        ("forced", True),
-        ("forced_example_step", True),
+        pytest.param("forced", True, marks=pytest.mark.slow),
+        pytest.param("forced_example_step", True, marks=pytest.mark.slow),
         pytest.param("step", None, marks=pytest.mark.slow),
     ],
 )

@@ -183,7 +183,11 @@ def test_a_results_folder_without_room(disk):
         require_writable(disk / "eval", "give another place")
 
 
-@pytest.mark.parametrize("leave", [pytest.param(0, marks=pytest.mark.slow), 60_000])
+@pytest.mark.slow
+# Threads of libraries that cannot write end with errors of their own.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("leave", [0, 60_000])
 @pytest.mark.parametrize("moment", ["append_row", "save"])
 def test_a_disk_that_fills_up(config, whole, disk, monkeypatch, moment, leave):
     """Before the row of the second epoch, or before its checkpoint; some of a checkpoint fits, or nothing."""
