@@ -34,9 +34,8 @@ from cvae_jax.training.state import Optimizer
 
 FILE = "config.json"
 # Fields that do not change what is trained: a resumed run may differ in them.
-FREE_ON_RESUME = {"name", "data.cache", "data.dir", "wandb", "rollout.fold_time", "rollout.time_chunk"}
-FREE_ON_RESUME |= {"nonfinite", "nonfinite_limit"}
-FREE_SECTIONS_ON_RESUME = ("eval.", "checkpoint.", "log.")
+FREE_ON_RESUME = ("name", "data.cache", "data.dir", "wandb", "rollout.fold_time", "rollout.time_chunk")
+FREE_SECTIONS_ON_RESUME = ("eval.", "checkpoint.", "log.", "nonfinite")
 
 
 def _refuse_below(section: str, values: Any, least: Mapping[str, int]) -> None:
@@ -169,8 +168,8 @@ def _check_run(config: ConfigDict) -> None:
     check_fields(config, defaults.get_config())
     for sentence in unusable_values(config):
         raise UserError(f"{sentence}.")
-    least = dict(num_epochs=1, batch_size=1, clip_length=2, n_past=1, seed=0)
-    _refuse_below("", config, least | dict(accumulate_steps=1))
+    least = dict(num_epochs=1, batch_size=1, accumulate_steps=1, clip_length=2, n_past=1, seed=0)
+    _refuse_below("", config, least)
     _refuse_below("data.", config.data, dict(stride=1, frame_step=1, repeats=1, clips_per_epoch=1))
     NonFinite(config.nonfinite, config.nonfinite_limit)
     if config.clip_length <= config.n_past:
@@ -194,17 +193,21 @@ def check_fields(config: ConfigDict, template: ConfigDict) -> None:
     An int may stand for a float, and None for the value of a field that is None in `template`. A section
     that is empty in `template` is open: what it holds is not checked.
     """
-    wrong = list(wrong_fields(config, template))
-    if wrong:
+    if wrong := list(wrong_fields(config, template)):
         raise UserError(f"The config does not fit: {'; '.join(wrong)} ({cli.CONFIG_HELP}).")
 
 
-def require_same(config: ConfigDict) -> None:
-    """Raise UserError where processes of a job have different configs; where data lie may differ."""
-    fields = flatten_dict(config.to_dict(), sep=".")
-    processes.require_same(
-        "configs", repr(sorted((k, v) for k, v in fields.items() if k not in ("data.dir", "data.cache")))
-    )
+def agreed(config: ConfigDict) -> Components:
+    """Return what a config describes, with its packages installed, in all processes of a job alike.
+
+    Raises UserError where it does not fit, or processes have different ones; where data lie may differ.
+    """
+    parts = processes.on_each(lambda: Components.build(config))
+    processes.on_each(parts.require_packages)
+    fields = sorted(flatten_dict(config.to_dict(), sep=".").items())
+    compared = [field for field in fields if field[0] not in ("data.dir", "data.cache")]
+    processes.require_same("configs", repr(compared))
+    return parts
 
 
 def save(config: ConfigDict, workdir: Path) -> None:

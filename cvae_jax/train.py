@@ -89,8 +89,9 @@ def _open(
     extend: bool,
     resume_from: int | None,
 ) -> Run:
-    parts = processes.on_each(functools.partial(_checked, config))
-    config_files.require_same(config)
+    parts = config_files.agreed(config)
+    if config.wandb:
+        processes.on_each(require_wandb)
     held = f"Another process or run trains in {workdir}; wait for it, or give another --workdir."
     lock = exclusive(workdir, held)
     is_new = processes.on_first(lambda: not workdir.exists())
@@ -152,7 +153,7 @@ def _open(
 
     processes.on_first(open_workdir)
     return Run(
-        initial_state=functools.partial(_initial_state, parts, config.seed, frame_size, label_size),
+        initial_state=functools.partial(initial_state, parts, config.seed, frame_size, label_size),
         loader=loader,
         controls=controls,
         cadence=Cadence(
@@ -170,14 +171,6 @@ def _open(
         should_stop=should_stop,
         resume_from=resume_from,
     )
-
-
-def _checked(config: ConfigDict) -> Components:
-    parts = Components.build(config)
-    parts.require_packages()
-    if config.wandb:
-        require_wandb()
-    return parts
 
 
 def make_loader(config: ConfigDict, recordings: list[Recording], devices: Devices) -> TrainLoader:
@@ -236,7 +229,8 @@ def make_controls(config: ConfigDict, parts: Components, steps_per_epoch: int) -
     )
 
 
-def _initial_state(
+def initial_state(
     parts: Components, seed: int, frame_size: tuple[int, int], label_size: int | None
 ) -> TrainState:
+    """Return the state of a run before its first step."""
     return TrainState.create(init_variables(parts.model, seed, frame_size, label_size), parts.optimizer)

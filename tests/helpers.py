@@ -121,6 +121,11 @@ def read_rows(workdir):
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
 
 
+def flat(tree):
+    """All numbers of a tree in one vector."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
 def same_bits(a, b):
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -71,7 +70,7 @@ def evaluate(
     Raises UserError if the checkpoint, the split or the data do not exist, or if a metric that the config
     requires cannot be measured.
     """
-    processes.on_each(functools.partial(_checked, config))  # before the data, which may have to be prepared
+    config_files.agreed(config)  # before the data, which may have to be prepared
     cache = Cache()
     data = load_data(config.data, config.n_past, cache)
     chosen = split or default_split(data)
@@ -111,8 +110,7 @@ def score(
 
     cache: shares data and compiled programs with other runs.
     """
-    parts = processes.on_each(functools.partial(_checked, config))
-    config_files.require_same(config)
+    parts = config_files.agreed(config)
     cache = cache or Cache()
     data = load_data(config.data, config.n_past, cache)
     recordings = of_split(data, split, config.data.name)
@@ -152,12 +150,6 @@ def score(
         "stability": {"flicker": found.flicker, "drift": drift(table)},
     }
     return Evaluation(nan_to_null(results), recordings, found.collected)
-
-
-def _checked(config: ConfigDict) -> Components:
-    parts = Components.build(config)
-    parts.require_packages()
-    return parts
 
 
 def per_clip(recordings: list[Recording], collected: Collected) -> dict[str, Any]:

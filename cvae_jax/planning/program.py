@@ -13,10 +13,9 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from cvae_jax.config import Components
-from cvae_jax.models.interface import init_variables
 from cvae_jax.planning.operations import Operations, count_operations
 from cvae_jax.runtime.devices import Devices
-from cvae_jax.train import make_step_options
+from cvae_jax.train import initial_state, make_step_options
 from cvae_jax.training.controls import Controls
 from cvae_jax.training.state import TrainState
 from cvae_jax.training.step import make_train_step
@@ -56,10 +55,7 @@ class Step:
     def state(self) -> TrainState:
         """Return the shapes and dtypes of the training state."""
         return jax.eval_shape(
-            lambda: TrainState.create(
-                init_variables(self.parts.model, self.config.seed, self.frame_size, self.label_size),
-                self.parts.optimizer,
-            )
+            lambda: initial_state(self.parts, self.config.seed, self.frame_size, self.label_size)
         )
 
     def batch(self, clips: int) -> tuple[PyTree, PyTree]:

@@ -136,7 +136,7 @@ class ChunkedRollout:
     def _batch(
         self, prompts: Sequence[Prompt], rows: list[tuple[int, int]], real: int, share: slice
     ) -> dict[str, Any]:
-        """Return this process's share of the batch of some rows, of which the first `real` are no filling."""
+        """Return this process's share of the batch of some rows; those after the first `real` are filling."""
         longest = max(len(prompts[p].labels) for p, _ in rows)
         own = [prompts[p] for p, _ in rows[share]]
         batch = {

@@ -90,9 +90,8 @@ def _end(error: BaseException, watcher: subprocess.Popen) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     _dismiss(watcher)
-    if (
-        processes.is_first()
-    ):  # the others are aborted when it ends: those with the same error have ended by then
+    if processes.is_first():
+        # JAX aborts the others when process 0 ends: those with the same error can end by themselves first.
         time.sleep(LAST_SECONDS)
     os._exit(status)
 

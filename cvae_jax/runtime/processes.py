@@ -122,7 +122,7 @@ def on_each(make: Callable[[], _Value]) -> _Value:
 def first_of_host_first(make: Callable[[], _Value]) -> _Value:
     """Return this process's make(), called first in one process of each host, whose files the others find."""
     early = on_each(lambda: make() if _job.leads_host else None)
-    return on_each(lambda: make() if early is None else early)
+    return on_each(lambda: early if _job.leads_host else make())  # type: ignore[return-value]
 
 
 def _attempt(make: Callable[[], _Value]) -> tuple[_Value | None, Exception | None]:

@@ -10,7 +10,7 @@ import jax
 import jobs
 import numpy as np
 import pytest
-from helpers import TINY, read_rows, restored, same_bits
+from helpers import TINY, flat, read_rows, restored, same_bits
 
 from cvae_jax.config import Components
 from cvae_jax.models.interface import init_variables
@@ -84,7 +84,6 @@ def agree(one, other, rtol=2e-3, size=(32, 64)):
     _, another = restored(other, "last", size)
     start = init_variables(Components.build(config).model, config.seed, size)
     assert state.step == another.step
-    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
     moved = np.linalg.norm(flat(state.params) - flat(start["params"]))
     assert np.linalg.norm(flat(state.params) - flat(another.params)) < 0.05 * moved
     if state.batch_stats:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import pad_to_devices, tiny_config
+from helpers import flat, pad_to_devices, random_batch, step_controls, tiny_config
 from ml_collections import ConfigDict
 
 from configs import quickstart
@@ -16,10 +16,6 @@ from cvae_jax.training.state import TrainState
 from cvae_jax.training.step import make_train_step
 
 MSE = {"loss.reconstruction": "mse", "loss.kl": "per_element"}
-
-
-def flat(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def small(**changes) -> ConfigDict:
@@ -49,11 +45,7 @@ def test_parts_have_the_gradient_of_the_whole(changes, count):
     """Seven clips, of which one is filling, in one part and in four."""
     parts = Components.build(small(**changes))
     variables = init_variables(parts.model, 0, (16, 12))
-    rng = np.random.default_rng(0)
-    batch = {name: rng.integers(0, 255, (7, 3, 16, 12, 3), np.uint8) for name in ("frames", "labels")}
-    batch |= {"mask": np.ones(7, np.float32), "index": np.arange(7, dtype=np.int32)}
-    controls = {"seed": np.uint32(0), "beta": np.float32(1), "learning_rate": np.float32(1e-3)}
-    controls["forced"] = np.array([True, False])
+    batch, controls = random_batch(7, 3), step_controls([True, False])
     devices = Devices(jax.local_devices()[:count])
     found, ends = [], []
     for steps in (1, 4):

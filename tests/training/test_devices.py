@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import pad_to_devices, random_batch, step_controls, tiny_config
+from helpers import flat, pad_to_devices, random_batch, step_controls, tiny_config
 
 from cvae_jax.config import Components
 from cvae_jax.models.interface import init_variables
@@ -108,7 +108,6 @@ def test_the_number_of_devices_does_not_matter(draw, changes, counts):
             if len(histories[count]) == 1:  # before rounding has moved the parameters apart
                 statistics[count] = jax.device_get(state.batch_stats)
         ends[count] = jax.device_get(state.params)
-    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
     moved = np.linalg.norm(flat(ends[1]) - flat(variables["params"]))
     for count in counts[1:]:
         for one, several in zip(histories[1], histories[count], strict=True):

@@ -66,7 +66,7 @@ def raise_no_room(*_, **__):
 
 
 def assert_resumes(config, workdir, whole):
-    """The same command goes on, ends as the uninterrupted run did, and leaves nothing half-written."""
+    """The same command resumes the run, ends as the uninterrupted one, and leaves nothing half-written."""
     assert same_bits(trained(config, workdir), whole[1])
     assert read_rows(workdir) == read_rows(whole[0])
     assert not [path for path in workdir.rglob("*") if "tmp" in path.relative_to(workdir).as_posix()]
@@ -215,7 +215,7 @@ def test_a_disk_that_fills_up(config, whole, disk, monkeypatch, moment, leave):
 
 @pytest.mark.slow
 def test_train_py_on_a_disk_that_fills_up(environment, lab_folder, disk, tmp_path):
-    """What remains holds half a checkpoint; the same command goes on once there is room."""
+    """There is room for half a checkpoint. Once there is more, the same command resumes the run."""
     command = [sys.executable, str(ROOT / "train.py"), *TINY, "--config.num_epochs=8"]
     command += ["--config.data.name=frame_folder", f"--config.data.dir={lab_folder}"]
     command += [f"--config.data.cache={tmp_path / 'cache'}", f"--workdir={disk / 'run'}"]
