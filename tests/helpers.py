@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 
 from cvae_jax import config as config_files
 from cvae_jax import defaults
@@ -114,6 +115,14 @@ def pad_to_devices(batch, num_devices):
     padded["mask"][size:] = 0
     padded["index"][size:] = np.arange(size, size + extra)
     return padded
+
+
+def all_equations(program):
+    """The equations of a jaxpr, and those of the loops, branches and functions in it."""
+    for equation in getattr(program, "jaxpr", program).eqns:
+        yield equation
+        for part in jaxprs_in_params(equation.params):
+            yield from all_equations(part)
 
 
 def read_rows(workdir):

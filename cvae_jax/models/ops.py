@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from cvae_jax.models.products import convolve, over_pixels, product, rows
 from cvae_jax.runtime.backend import target_backend
 
 FORMULATIONS = ("auto", "plain", "cpu")
@@ -50,7 +51,7 @@ def dense(
     """Apply a 1x1 convolution."""
     if formulation == "cpu":
         return _dense_cpu(x, kernel[0, 0], bias)
-    return _biased(_conv(x, kernel, "VALID"), bias)
+    return _biased(convolve(x, kernel), bias)
 
 
 def dense_halves(
@@ -78,7 +79,7 @@ def conv3x3(
     """Apply a 3x3 convolution with zero padding 1."""
     if formulation == "cpu":
         return _conv3x3_cpu(x, kernel, bias)
-    return _biased(_conv(x, kernel, "SAME"), bias)
+    return _biased(convolve(x, kernel, padding="SAME"), bias)
 
 
 def depthwise3x3(
@@ -90,7 +91,7 @@ def depthwise3x3(
     """Apply a 3x3 depthwise convolution with zero padding 1."""
     if formulation == "cpu":
         return _depthwise_cpu(x, kernel, bias)
-    return _biased(_conv(x, kernel, "SAME", feature_group_count=x.shape[-1]), bias)
+    return _biased(convolve(x, kernel, padding="SAME", depthwise=True), bias)
 
 
 def conv_valid(
@@ -103,7 +104,7 @@ def conv_valid(
     if formulation == "cpu":
         patches = _patches(x, *kernel.shape[:2])
         return _dense_cpu(patches, kernel.reshape(-1, kernel.shape[-1]), bias)
-    return _biased(_conv(x, kernel, "VALID"), bias)
+    return _biased(convolve(x, kernel), bias)
 
 
 def _along_channels(bias: Array) -> Array:
@@ -114,51 +115,19 @@ def _biased(y: Array, bias: Array) -> Array:
     return (y + _along_channels(bias)).astype(y.dtype)
 
 
-def _conv(x: Array, kernel: Array, padding: str, feature_group_count: int = 1) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=feature_group_count,
-        precision=full_precision(x),
-    )
-
-
-def full_precision(x: Array) -> lax.Precision | None:
-    """float32 means float32: no TensorFloat-32 of a GPU and no bfloat16 passes of a TPU in its place."""
-    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-
-
 def _patches(x: Array, height: int, width: int) -> Array:
     """Every window's pixels side by side: (n, h - height + 1, w - width + 1, height * width * i)."""
-    rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+    lines, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
     beside = jnp.concatenate([x[:, :, j : j + columns] for j in range(width)], axis=-1)
-    return jnp.concatenate([beside[:, i : i + rows] for i in range(height)], axis=-1)
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
+    return jnp.concatenate([beside[:, i : i + lines] for i in range(height)], axis=-1)
 
 
 def _pad(x: Array) -> Array:
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def _transposed_product(x: Array, y: Array) -> Array:
-    """x^T y of the pixels' channels, (i, o)."""
-    return _product(_rows(x), _rows(y), contract=(0, 0)).astype(x.dtype)
-
-
-def _product(x: Array, y: Array, contract: tuple[int, int] = (1, 0)) -> Array:
-    """The matrix product in float32, whatever the precision of the factors."""
-    axes = ((contract[0],), (contract[1],))
-    return lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=jnp.float32)
-
-
 def _bias_gradient(g: Array) -> Array:
-    return jnp.sum(_rows(g), axis=0, dtype=jnp.float32)
+    return jnp.sum(rows(g), axis=0, dtype=jnp.float32)
 
 
 def _flip(kernel: Array) -> Array:
@@ -170,7 +139,7 @@ def _flip(kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _dense_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    y = (_product(_rows(x), kernel) + bias[None, :]).astype(x.dtype)
+    y = (product(rows(x), kernel) + bias[None, :]).astype(x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -181,9 +150,9 @@ def _dense_cpu_forward(x, kernel, bias):
 def _dense_cpu_backward(residuals, g):
     x, kernel = residuals
     g = lax.optimization_barrier(g)
-    g_rows = _rows(g)
-    dx = _product(g_rows, kernel.T).astype(x.dtype).reshape(x.shape)
-    return dx, _transposed_product(x, g), _bias_gradient(g)
+    g_rows = rows(g)
+    dx = product(g_rows, kernel.T).astype(x.dtype).reshape(x.shape)
+    return dx, over_pixels(x, g), _bias_gradient(g)
 
 
 _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
@@ -194,8 +163,8 @@ _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
 
 @jax.custom_vjp
 def _conv3x3_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    convolve = _narrow_conv3x3 if _narrow(*kernel.shape[2:]) else _native_conv3x3
-    return _biased(convolve(x, kernel), bias).astype(x.dtype)
+    chosen = _narrow_conv3x3 if _narrow(*kernel.shape[2:]) else _native_conv3x3
+    return _biased(chosen(x, kernel), bias).astype(x.dtype)
 
 
 def _conv3x3_cpu_forward(x, kernel, bias):
@@ -216,14 +185,14 @@ def _narrow(inputs: int, outputs: int) -> bool:
 
 
 def _native_conv3x3(x: Array, kernel: Array) -> Array:
-    return _conv(x, kernel, "SAME")
+    return convolve(x, kernel, padding="SAME")
 
 
 def _narrow_conv3x3(x: Array, kernel: Array) -> Array:
     """One (NHW, I) x (I, 9 O) product whose nine parts are shifted into place and summed, in float32."""
     outputs = kernel.shape[-1]
     taps = kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], 9 * outputs)
-    parts = _product(_rows(x), taps).reshape(*x.shape[:3], 9 * outputs)
+    parts = product(rows(x), taps).reshape(*x.shape[:3], 9 * outputs)
     return _sum_of_shifts(parts, lambda part, i, j: part[..., (3 * i + j) * outputs :][..., :outputs])
 
 
@@ -234,14 +203,14 @@ def _kernel_gradient(x: Array, g: Array) -> Array:
     g_padded = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0)))
     x_columns = jnp.concatenate([x_padded[:, :, j : j + width] for j in range(3)], axis=-1)
     g_shifted = jnp.concatenate([g_padded[:, 2 - i : 2 - i + height] for i in range(3)], axis=-1)
-    product = _transposed_product(x_columns, g_shifted)
-    return product.reshape(3, x.shape[-1], 3, g.shape[-1]).transpose(2, 0, 1, 3)
+    gradient = over_pixels(x_columns, g_shifted)
+    return gradient.reshape(3, x.shape[-1], 3, g.shape[-1]).transpose(2, 0, 1, 3)
 
 
 def _narrow_kernel_gradient(x: Array, g: Array) -> Array:
     """x times nine shifted copies of g: one (I, NHW) x (NHW, 9 O) product."""
-    product = _transposed_product(x, _patches(_pad(g), 3, 3))
-    return _flip(product.reshape(x.shape[-1], 3, 3, g.shape[-1]).transpose(1, 2, 0, 3))
+    gradient = over_pixels(x, _patches(_pad(g), 3, 3))
+    return _flip(gradient.reshape(x.shape[-1], 3, 3, g.shape[-1]).transpose(1, 2, 0, 3))
 
 
 _conv3x3_cpu.defvjp(_conv3x3_cpu_forward, _conv3x3_cpu_backward)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from cvae_jax.models import ops
+from cvae_jax.models.products import convolve, over_pixels, product
 
 # From this many inputs per output on, all inputs are multiplied with all taps and the products shifted.
 NARROW = 8
@@ -32,7 +32,7 @@ def downsample4x4(
     if formulation == "cpu":
         blocks = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
         return _conv2x2(space_to_depth(_pad(x)), blocks.reshape(2, 2, -1, kernel.shape[-1]))
-    return _conv(x, kernel, strides=(2, 2), padding=((1, 1), (1, 1)))
+    return convolve(x, kernel, strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def upsample4x4(
@@ -47,7 +47,7 @@ def upsample4x4(
         blocks = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 4, 1, 3, 5)
         flipped = blocks[::-1, ::-1].reshape(2, 2, inputs, 4 * outputs)
         return depth_to_space(_conv2x2(_pad(x), flipped))[:, 1:-1, 1:-1]
-    return _conv(x, kernel[::-1, ::-1], padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
+    return convolve(x, kernel[::-1, ::-1], padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
 
 
 def enlarged_conv3x3(
@@ -73,7 +73,7 @@ def to_vector(
     """Apply a convolution without padding whose kernel is as large as the map."""
     if formulation == "cpu":
         return _product(x.reshape(len(x), -1), kernel.reshape(-1, kernel.shape[-1]))[:, None, None]
-    return _conv(x, kernel)
+    return convolve(x, kernel)
 
 
 def from_vector(
@@ -82,8 +82,8 @@ def from_vector(
     """Apply the transposed convolution without padding that turns a vector into a map."""
     del formulation  # one product everywhere
     height, width, inputs, outputs = kernel.shape
-    product = _product(x.reshape(len(x), inputs), kernel.transpose(2, 0, 1, 3).reshape(inputs, -1))
-    return product.reshape(len(x), height, width, outputs)
+    taps = _product(x.reshape(len(x), inputs), kernel.transpose(2, 0, 1, 3).reshape(inputs, -1))
+    return taps.reshape(len(x), height, width, outputs)
 
 
 def max_pool2x2(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
@@ -127,7 +127,7 @@ def _conv2x2(x: Array, kernel: Array) -> Array:
     """
     inputs, outputs = kernel.shape[2:]
     if inputs < NARROW * outputs:
-        return _conv(x, kernel)
+        return convolve(x, kernel)
     taps = _product(x.reshape(-1, inputs), kernel.transpose(2, 0, 1, 3).reshape(inputs, -1))
     taps = taps.reshape(*x.shape[:3], 4, outputs)
     first, *others = _corners(taps, lambda part, tap: part[..., tap, :])
@@ -142,12 +142,12 @@ def _conv2x2_backward(residuals, g):
     x, kernel = residuals
     inputs, outputs = kernel.shape[2:]
     padded = _pad(g)
-    dx = _conv(padded, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    dx = convolve(padded, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
     if inputs < NARROW * outputs:
-        taps = _corners(x, lambda part, tap: _transposed_product(part, g))
+        taps = _corners(x, lambda part, tap: over_pixels(part, g))
         return dx, jnp.stack(taps).reshape(kernel.shape)
     shifted = jnp.concatenate(_corners(padded, lambda part, tap: part), axis=-1)
-    d_kernel = _transposed_product(x, shifted).reshape(inputs, 2, 2, outputs)[:, ::-1, ::-1]
+    d_kernel = over_pixels(x, shifted).reshape(inputs, 2, 2, outputs)[:, ::-1, ::-1]
     return dx, d_kernel.transpose(1, 2, 0, 3)
 
 
@@ -165,33 +165,5 @@ def _pad(x: Array) -> Array:
 
 
 def _product(x: Array, y: Array) -> Array:
-    """The matrix product, summed in float32."""
-    return _contract(x, y, 1)
-
-
-def _transposed_product(x: Array, y: Array) -> Array:
-    """x^T y of the pixels' channels, (i, o)."""
-    return _contract(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), 0)
-
-
-def _contract(x: Array, y: Array, axis: int) -> Array:
-    """Sum over an axis of x and the first of y."""
-    axes = (((axis,), (0,)), ((), ()))
-    product = lax.dot_general(x, y, axes, precision=_full(x), preferred_element_type=jnp.float32)
-    return product.astype(x.dtype)
-
-
-def _conv(x: Array, kernel: Array, strides=(1, 1), padding="VALID", lhs_dilation=(1, 1)) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        padding,
-        lhs_dilation=lhs_dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=_full(x),
-    )
-
-
-def _full(x: Array) -> lax.Precision | None:
-    return ops.full_precision(x)
+    """The matrix product, summed in float32, in the dtype of the factors."""
+    return product(x, y).astype(x.dtype)

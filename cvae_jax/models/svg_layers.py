@@ -17,8 +17,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from cvae_jax.models import initial, ops, strided
+from cvae_jax.models import initial, strided
 from cvae_jax.models.layers import BatchNorm, parameter
+from cvae_jax.models.products import over_pixels, product
 
 DEVIATION = 0.02  # of initial weights
 SLOPE = 0.2  # of the leaky ReLUs
@@ -94,7 +95,7 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "s b i"]) -> Float[Array, "s b o"]:
         kernel = parameter(self, "kernel", nn.initializers.normal(DEVIATION), (x.shape[-1], self.features))
         bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
-        return _product(x, kernel) + bias[None, None]
+        return product(x, kernel) + bias[None, None]
 
 
 class LSTM(nn.Module):
@@ -114,7 +115,7 @@ class LSTM(nn.Module):
             "hidden_bias": (4 * self.width,),
         }
         p = {name: parameter(self, name, _uniform(self.width), shape) for name, shape in shapes.items()}
-        gates = _product(x, p["input_kernel"]) + (p["input_bias"] + p["hidden_bias"])[None, None]
+        gates = product(x, p["input_kernel"]) + (p["input_bias"] + p["hidden_bias"])[None, None]
         return _lstm(gates, p["hidden_kernel"], state)
 
 
@@ -197,7 +198,7 @@ def _lstm(gates: Array, kernel: Array, state: State) -> tuple[Array, State]:
 
 def _lstm_forward(gates, kernel, state):
     def step(state, gates):
-        gates = gates + _product(state[0], kernel)
+        gates = gates + product(state[0], kernel)
         after = _cell(gates, state[1])
         return after, (after[0], gates, state)
 
@@ -212,11 +213,10 @@ def _lstm_backward(residuals, cotangents):
     def step(of_state, inputs):
         gates, cell, of_hidden = inputs
         of_gates, of_cell = jax.vjp(_cell, gates, cell)[1]((of_state[0] + of_hidden, of_state[1]))
-        return (_product(of_gates, kernel.T), of_cell), of_gates
+        return (product(of_gates, kernel.T), of_cell), of_gates
 
     of_state, of_gates = over_steps(step, of_state, (gates, cell, of_hidden), reverse=True)
-    rows = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
-    return of_gates, _product(rows(hidden).T, rows(of_gates)), of_state
+    return of_gates, over_pixels(hidden, of_gates), of_state
 
 
 _lstm.defvjp(_lstm_forward, _lstm_backward)
@@ -226,7 +226,3 @@ def _cell(gates: Array, cell: Array) -> State:
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
     return nn.sigmoid(o) * jnp.tanh(cell), cell
-
-
-def _product(x: Array, kernel: Array) -> Array:
-    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=ops.full_precision(x))

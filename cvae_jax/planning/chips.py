@@ -1,8 +1,8 @@
 """Chips that can be planned for, with what their makers publish and what was measured on one of them.
 
 NVIDIA: the data sheets of the H100 (SXM) and of the A100 (80 GB, SXM), dense rates. float32 is that of the
-CUDA cores: TensorFloat-32 is never used (see `cvae_jax.models.ops.full_precision`). Google: the pages "TPU
-v4", "TPU v5e" and "TPU v5p" of the Cloud TPU documentation; a float32 product takes six bfloat16 passes
+CUDA cores: TensorFloat-32 is never used (see `cvae_jax.models.products.full_precision`). Google: the pages
+"TPU v4", "TPU v5e" and "TPU v5p" of the Cloud TPU documentation; a float32 product takes six bfloat16 passes
 (`jax.lax.Precision.HIGHEST`).
 """
 

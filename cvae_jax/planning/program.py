@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -79,7 +80,11 @@ class Step:
 
     def operations(self, clips: int) -> Operations:
         """Return the operations of the step for so many clips on one device."""
-        return count_operations(jax.make_jaxpr(self._mapped)(self.state, *self.batch(clips)))
+        return count_operations(self.jaxpr(clips))
+
+    def jaxpr(self, clips: int) -> ClosedJaxpr:
+        """Return the step for so many clips on one device, as JAX has traced it."""
+        return jax.make_jaxpr(self._mapped)(self.state, *self.batch(clips))
 
     def lower(self, clips: int) -> Any:
         """Return the lowered program of the step for so many clips on one device."""
