@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from cvae_jax.data import datasets
 from cvae_jax.losses import Objective
 from cvae_jax.models.adversarial import AdversarialOptions
 from cvae_jax.models.interface import VideoModel
-from cvae_jax.perceptual import i3d, lpips
-from cvae_jax.perceptual.weights import require
+from cvae_jax.options import CheckpointOptions, EvaluationOptions, refuse_below
 from cvae_jax.rollout.scan import RolloutOptions
 from cvae_jax.runtime import cli, processes
 from cvae_jax.runtime.backend import target_backend
@@ -30,70 +29,16 @@ from cvae_jax.runtime.progress import tell
 from cvae_jax.schedules import BetaSchedule, LearningRate, TeacherForcing
 from cvae_jax.training.augment import Augmentation
 from cvae_jax.training.nonfinite import NonFinite
+from cvae_jax.training.profile import check_steps
 from cvae_jax.training.state import Optimizer
 
 FILE = "config.json"
 # Fields that do not change what is trained: a resumed run may differ in them.
-FREE_ON_RESUME = ("name", "data.cache", "data.dir", "wandb", "rollout.fold_time", "rollout.time_chunk")
+FREE_ON_RESUME = (
+    *("name", "data.cache", "data.dir", "wandb", "profile_steps"),
+    *("rollout.fold_time", "rollout.time_chunk", "rollout.remat"),
+)
 FREE_SECTIONS_ON_RESUME = ("eval.", "checkpoint.", "log.", "nonfinite")
-
-
-def _refuse_below(section: str, values: Any, least: Mapping[str, int]) -> None:
-    for field, smallest in least.items():
-        value = getattr(values, field)
-        if value is not None and not value >= smallest:
-            raise UserError(f"config.{section}{field} is {value!r}; give at least {smallest}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationOptions:
-    """The section `config.eval`; `cvae_jax/defaults.py` explains its fields."""
-
-    every: int
-    samples: int
-    best_of: int
-    temperature: float | None
-    noise_correlation: float
-    batch_size: int
-    chunk: int
-    seed: int
-    lpips: bool | None
-    fvd_clips: int
-
-    def __post_init__(self) -> None:
-        least = dict(every=1, samples=1, best_of=0, temperature=0, batch_size=1, chunk=1, seed=0, fvd_clips=0)
-        _refuse_below("eval.", self, least)
-        if not 0 <= self.noise_correlation < 1:
-            raise UserError(
-                f"config.eval.noise_correlation is {self.noise_correlation}; give a number in [0, 1)."
-            )
-        if self.fvd_clips == 1:
-            raise UserError("config.eval.fvd_clips is 1; give at least 2, or 0 for no FVD.")
-
-    def require_packages(self) -> None:
-        """Raise UserError where a metric that is asked for needs a package that is not installed."""
-        if self.lpips:
-            require(lpips.PACKAGE, "config.eval.lpips=True")
-        if self.fvd_clips:
-            require(i3d.PACKAGE, f"config.eval.fvd_clips={self.fvd_clips}")
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointOptions:
-    """The section `config.checkpoint`; `cvae_jax/defaults.py` explains its fields."""
-
-    keep: int
-    every: int
-    save_every: int
-    minutes: float
-
-    def __post_init__(self) -> None:
-        _refuse_below("checkpoint.", self, dict(keep=1, every=1, save_every=0, minutes=0))
-        if self.save_every % self.every:
-            raise UserError(
-                f"config.checkpoint.save_every is {self.save_every}; give a multiple of "
-                f"config.checkpoint.every={self.every}, the epochs that have a checkpoint to keep."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +114,10 @@ def _check_run(config: ConfigDict) -> None:
     for sentence in unusable_values(config):
         raise UserError(f"{sentence}.")
     least = dict(num_epochs=1, batch_size=1, accumulate_steps=1, clip_length=2, n_past=1, seed=0)
-    _refuse_below("", config, least)
-    _refuse_below("data.", config.data, dict(stride=1, frame_step=1, repeats=1, clips_per_epoch=1))
+    refuse_below("", config, least)
+    refuse_below("data.", config.data, dict(stride=1, frame_step=1, repeats=1, clips_per_epoch=1))
     NonFinite(config.nonfinite, config.nonfinite_limit)
+    check_steps(config.profile_steps)
     if config.clip_length <= config.n_past:
         raise UserError(
             f"config.clip_length is {config.clip_length}; give more than config.n_past={config.n_past}, the "
@@ -207,6 +153,7 @@ def agreed(config: ConfigDict) -> Components:
     fields = sorted(flatten_dict(config.to_dict(), sep=".").items())
     compared = [field for field in fields if field[0] not in ("data.dir", "data.cache")]
     processes.require_same("configs", repr(compared))
+    processes.require_same_program()
     return parts
 
 

@@ -27,6 +27,9 @@ def get_config() -> ConfigDict:
     config.nonfinite = "stop"
     config.nonfinite_limit = 10
 
+    # (first, end) traces these steps, counted from 0 and without the last, into the workdir; () traces none.
+    config.profile_steps = ()
+
     config.precision = "float32"  # of the features; bfloat16: mixed precision, for accelerators
 
     config.data = ConfigDict()
@@ -81,6 +84,9 @@ def get_config() -> ConfigDict:
     # Steps folded at once, at most. Whole clips are the fastest where the gradient crosses time: nothing is
     # computed twice, in memory that grows with the clip.
     config.rollout.time_chunk = 5
+    # What the backward pass computes again where the gradient crosses time: all; elementwise (products and
+    # convolutions are kept, in more memory); or none.
+    config.rollout.remat = "all"
 
     config.beta = ConfigDict()
     config.beta.kind = "none"  # none, monotonic, cyclical (report), fu_cyclical (Fu et al., 2019)
@@ -137,7 +143,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.keep = 2  # newest checkpoints kept
     config.checkpoint.every = 1  # epochs between checkpoints; the last epoch always has one
     config.checkpoint.save_every = 10  # epochs between checkpoints that are kept for ever; 0 = none
-    config.checkpoint.minutes = 10.0  # at most this long between checkpoints within an epoch; 0 = never
+    config.checkpoint.minutes = 10.0  # a step saves another one when the last is this old; 0 = never
 
     config.log = ConfigDict()
     config.log.images = True  # write film strips of the validation to TensorBoard

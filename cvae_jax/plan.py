@@ -1,4 +1,4 @@
-"""What a run needs, before a machine is rented: python -m cvae_jax.plan --config=configs/X.py [--chip=h100].
+"""What a run needs, before you rent a machine: python -m cvae_jax.plan --config=configs/X.py [--chip=h100].
 
 Prints the parameters, the operations of a training step, the memory of a device, the largest batch that fits
 it, and an estimate of the step's time. The step is built as train.py builds it and compiled on this machine,
@@ -19,11 +19,11 @@ from cvae_jax.runtime import cli, platform
 def main() -> None:
     """Print the plan of the run that --config describes."""
     platform.prepare(restart=True)
-    from cvae_jax.planning.chips import CHIPS, DEFAULT_CHIP, MARGIN  # not before the settings of JAX are made
+    from cvae_jax.runtime.chips import CHIPS, DEFAULT_CHIP, MARGIN  # not before the settings of JAX are made
 
     config = config_flag.define_file(defaults.__file__, "The run's config.")
     settings = {
-        "chip": flags.DEFINE_enum("chip", DEFAULT_CHIP, CHIPS, "The devices; cpu: those of this machine."),
+        "chip": flags.DEFINE_enum("chip", DEFAULT_CHIP, CHIPS, "Kind of device; cpu: this machine's CPU."),
         "devices": flags.DEFINE_integer("devices", 1, "Devices that share a batch.", lower_bound=1),
         "utilisation": flags.DEFINE_float(
             "utilisation",

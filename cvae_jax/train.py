@@ -28,6 +28,7 @@ from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import exclusive, replacing
+from cvae_jax.runtime.operations import Operations, count_operations
 from cvae_jax.runtime.progress import tell
 from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE, read_metrics
 from cvae_jax.training.checkpoint import Checkpoints
@@ -36,9 +37,11 @@ from cvae_jax.training.controls import Controls
 from cvae_jax.training.logging import Writers, require_wandb, start_wandb
 from cvae_jax.training.loop import Cadence, Run
 from cvae_jax.training.nonfinite import NonFinite
+from cvae_jax.training.profile import Profile, check_steps
 from cvae_jax.training.resume import refuse_other_data
 from cvae_jax.training.state import TrainState
 from cvae_jax.training.step import make_train_step
+from cvae_jax.training.throughput import Throughput
 
 
 def train(
@@ -92,7 +95,7 @@ def _open(
     parts = config_files.agreed(config)
     if config.wandb:
         processes.on_each(require_wandb)
-    held = f"Another process or run trains in {workdir}; wait for it, or give another --workdir."
+    held = f"Another process or run is training in {workdir}; wait for it, or give another --workdir."
     lock = exclusive(workdir, held)
     is_new = processes.on_first(lambda: not workdir.exists())
     cache = cache or Cache()
@@ -115,11 +118,13 @@ def _open(
     loader = make_loader(config, data["train"], chosen)
     if loader.too_short:
         tell(
-            "Recordings left out of training, too short for a clip of "
-            f"{span(config.clip_length, config.data.frame_step)} frames: {', '.join(loader.too_short)}."
+            "These recordings are shorter than one clip "
+            f"({span(config.clip_length, config.data.frame_step)} frames), and are not used in training: "
+            f"{', '.join(loader.too_short)}."
         )
     controls = make_controls(config, parts, loader.num_batches)
     controls.values(0, 0)  # refuses schedules that do not fit the run's length
+    check_steps(config.profile_steps, config.num_epochs * loader.num_batches)
     frame_size, label_size = data["train"][0].frames.shape[1:3], data["train"][0].label_size
     parts.objective.check_frame_size(*frame_size)
     refuse_batch_statistics_in_parts(config, parts, frame_size, label_size)
@@ -131,6 +136,8 @@ def _open(
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
 
+    profile = Profile(workdir, config.profile_steps if processes.is_first() else ())
+    stack.callback(profile.close)
     checkpoints: Any = None  # these and the writers are process 0's
     writers: Any = None
 
@@ -140,16 +147,18 @@ def _open(
             stack.enter_context(lock)
             if has_checkpoint(workdir):  # another process began this run in the meantime
                 raise UserError(held)
-        config_files.save(config, workdir)
-        for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
-            with replacing(workdir / name) as partial:
-                partial.write_text(text + "\n")
         wandb = start_wandb(config, workdir) if config.wandb else None
         writers = Writers(workdir, config.log.images, wandb)
         stack.callback(writers.close)
         period = parts.checkpoint.save_every * loader.num_batches
         checkpoints = Checkpoints(workdir, keep=parts.checkpoint.keep, period=period)
         stack.callback(checkpoints.close)
+
+    def describe() -> None:
+        config_files.save(config, workdir)
+        for name, text in ((DATA_FILE, data_now), (FRAMES_FILE, json.dumps(list(frame_size)))):
+            with replacing(workdir / name) as partial:
+                partial.write_text(text + "\n")
 
     processes.on_first(open_workdir)
     return Run(
@@ -167,10 +176,36 @@ def _open(
         checkpoints=checkpoints,
         writers=writers,
         metrics_file=workdir / METRICS_FILE,
+        throughput=Throughput(
+            config.clip_length - 1,
+            functools.partial(_model_operations, parts, step_options, chosen),
+            chosen.devices,
+        ),
+        profile=profile,
         nonfinite=NonFinite(config.nonfinite, config.nonfinite_limit),
         should_stop=should_stop,
         resume_from=resume_from,
+        describe=describe,
     )
+
+
+def _model_operations(
+    parts: Components, step_options: dict[str, Any], devices: Devices, *arguments: Any
+) -> tuple[Operations, Operations]:
+    """Return the operations of a step on one device with true and with generated previous frames.
+
+    Those of the model: nothing counts that the backward pass computes again.
+    """
+    without = dataclasses.replace(parts, rollout=dataclasses.replace(parts.rollout, remat="none"))
+
+    def count(throughout: bool) -> Operations:
+        step = make_train_step(*without.compiled, **step_options | {"throughout": throughout})
+        return count_operations(jax.make_jaxpr(devices.map_update(step))(*arguments))
+
+    decided = step_options["throughout"]
+    forms = (True, False) if decided is None and parts.rollout.fold_time else (bool(decided),)
+    counted = [count(form) for form in forms]
+    return counted[0], counted[-1]
 
 
 def make_loader(config: ConfigDict, recordings: list[Recording], devices: Devices) -> TrainLoader:

@@ -17,6 +17,7 @@ from cvae_jax.models.interface import StepInputs, init_variables
 from cvae_jax.runtime.workdir import METRICS_FILE
 from cvae_jax.training.checkpoint import Checkpoints
 from cvae_jax.training.state import TrainState
+from cvae_jax.training.throughput import FIELDS
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -127,7 +128,7 @@ def all_equations(program):
 
 def read_rows(workdir):
     rows = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+    return [{k: v for k, v in row.items() if "seconds" not in k and k not in FIELDS} for row in rows]
 
 
 def flat(tree):

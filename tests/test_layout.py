@@ -23,7 +23,7 @@ LAYERS = (
     "rollout",
     "report",
     "training",
-    "defaults",
+    "defaults options",
     "config",
     "config_flag",
     "evaluation",

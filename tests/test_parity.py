@@ -92,11 +92,11 @@ def test_posterior_rollout_and_loss(fixture, formulation):
     np.testing.assert_allclose(loss, fixture.data["eval/loss"], atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["train_tf", "train_ar", "train_tf_folded"])
+@pytest.mark.parametrize("mode", ["train_tf", "train_ar", "train_tf_folded", "train_ar_folded"])
 def test_training_step(fixture, formulation, mode):
     """Loss, frames, every gradient and the BatchNorm buffers after a clip in training mode."""
     model, objective = fixture.model(formulation), Objective()
-    teacher_forced = mode != "train_ar"
+    teacher_forced = not mode.startswith("train_ar")
     forced = jnp.full(fixture.steps, teacher_forced)
     feedback = RolloutOptions(fold_time=mode.endswith("folded"), time_chunk=2 + fixture.steps % 2)
     key = "train_tf" if teacher_forced else "train_ar"

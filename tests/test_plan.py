@@ -19,14 +19,14 @@ from cvae_jax.data.datasets import kth, real_clips
 from cvae_jax.data.load import known_shapes, load_data
 from cvae_jax.models import flops, ops
 from cvae_jax.models.interface import init_variables
-from cvae_jax.planning.chips import ACCELERATORS, CHIPS, MEASURED, Chip, estimate
-from cvae_jax.planning.operations import Operations, count_operations
 from cvae_jax.planning.plan import make_plan
 from cvae_jax.planning.program import Step, largest_batch, memory_of
 from cvae_jax.planning.report import in_bytes, in_time, to_json, to_text
 from cvae_jax.runtime import cli
 from cvae_jax.runtime.backend import formulated_for
+from cvae_jax.runtime.chips import ACCELERATORS, CHIPS, MEASURED, Chip, estimate
 from cvae_jax.runtime.devices import Devices
+from cvae_jax.runtime.operations import Operations, count_operations
 from cvae_jax.train import make_controls, open_run
 from cvae_jax.training.state import TrainState
 

@@ -97,6 +97,10 @@ class TrainLoader:
         """Batches per epoch, the short last one included."""
         return -(-self.num_clips // self.batch_size)
 
+    def clips_of(self, number: int) -> int:
+        """Return how many real clips batch `number` of an epoch has."""
+        return min(self.batch_size, self.num_clips - number * self.batch_size)
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Return an iterator over the epoch's batches from number `start` on.
 

@@ -74,6 +74,7 @@ def evaluate(
     cache = Cache()
     data = load_data(config.data, config.n_past, cache)
     chosen = split or default_split(data)
+    processes.require_same("values of --split", chosen)
     of_split(data, chosen, config.data.name)
     folder = folder_of(workdir, chosen, default_split(data))
 
@@ -129,8 +130,14 @@ def score(
             averaged=parts.optimizer.averages,
         )
     )
-    wants_fvd = options.fvd_clips and processes.is_first()  # which writes it
-    distance = VideoDistance(recordings, options.fvd_clips, config.n_past) if wants_fvd else None
+    distance: VideoDistance | None = None  # in process 0, which writes it
+
+    def prepare_fvd() -> None:
+        nonlocal distance
+        distance = VideoDistance(recordings, options.fvd_clips, config.n_past)
+
+    if options.fvd_clips:
+        processes.on_first(prepare_fvd)
     scorer = shared_scorer(cache, parts, Devices(devices), measures, options.noise_correlation)
     found = score_model(options, scorer, variables, recordings, config.n_past, distance)
     scores = found.rows

@@ -7,7 +7,6 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from cvae_jax.config import EvaluationOptions
 from cvae_jax.data.clips import Recording
 from cvae_jax.evaluation.latents import SAMPLES, Collected
 from cvae_jax.evaluation.pictures import MOST_PICTURES
@@ -15,7 +14,9 @@ from cvae_jax.evaluation.rows import ClipScores, Samples
 from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.evaluation.stability import Flicker
 from cvae_jax.evaluation.video_distance import VideoDistance
+from cvae_jax.options import EvaluationOptions
 from cvae_jax.rollout.chunks import POSTERIOR, PRIOR
+from cvae_jax.runtime import processes
 from cvae_jax.runtime.progress import clip_bar
 
 
@@ -78,5 +79,5 @@ def score_model(
             rows[name] = [clip.mean for clip in own]
             if name == PRIOR and options.best_of:
                 rows["prior_best_of_N"] = [clip.best for clip in own]
-    fvd = {} if distance is None else distance.fields(seed)
+    fvd = processes.on_first(lambda: {} if distance is None else distance.fields(seed))
     return ModelScores(rows, collected, flicker.means, fvd)

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from cvae_jax.config import EvaluationOptions
 from cvae_jax.evaluation.averages import (
     clip_means,
     curve_over_scenes,
@@ -14,6 +13,7 @@ from cvae_jax.evaluation.averages import (
     mean_over_scenes,
 )
 from cvae_jax.evaluation.scores import Scored
+from cvae_jax.options import EvaluationOptions
 from cvae_jax.report import columns
 from cvae_jax.report.figures import SEES_TARGET
 

@@ -183,7 +183,8 @@ class CVAE(VideoModel):
             previous = self._apply("encode_frame", frozen, lax.stop_gradient(x.previous))
         else:
             previous = self._apply("encode_frame", variables, x.previous)
-        current = self._apply("encode_frame", variables, x.target)
+        encoded = x.encoded_target
+        current = self._apply("encode_frame", variables, x.target) if encoded is None else encoded
         outputs = self._reconstruct(variables, constants, previous, current, carry.get("history"), x)
         return outputs, self._after(carry, x.previous, current)
 
@@ -207,6 +208,11 @@ class CVAE(VideoModel):
         if self.prior == "standard":
             return standard_normal(like)
         return Gaussian(*self._apply("prior", variables, previous, x.conditioning))
+
+    def encode_targets(self, variables: Variables, targets: Array) -> Array:
+        """Return the targets' features (s, b, h, w, f)."""
+        features = self._apply("encode_frame", variables, targets.reshape(-1, *targets.shape[2:]))
+        return features.reshape(*targets.shape[:2], *features.shape[1:])
 
     def imagine(
         self, variables: Variables, constants: dict, carry: dict, x: StepInputs
@@ -242,12 +248,10 @@ class CVAE(VideoModel):
         fold = lambda a: a.reshape(steps * clips, *a.shape[2:])  # noqa: E731
         unfold = lambda a: a.reshape(steps, clips, *a.shape[1:])  # noqa: E731
         if "features" in carry:
-            current = unfold(self._apply("encode_frame", variables, fold(x.target)))
+            current = self.encode_targets(variables, x.target)
             before = carry["features"][None]
         else:
-            window = jnp.concatenate([x.previous[:1], x.target])
-            features = self._apply("encode_frame", variables, window.reshape(-1, *window.shape[2:]))
-            features = features.reshape(steps + 1, clips, *features.shape[1:])
+            features = self.encode_targets(variables, jnp.concatenate([x.previous[:1], x.target]))
             before, current = features[:1], features[1:]
         previous = jnp.concatenate([before, current[:-1]])
         if self.cut_previous_features:

@@ -49,6 +49,7 @@ class StepInputs:
       previous_is_given: whether it is one of the clip's context frames (t <= n_past).
       label: the label of frame t: an image in [0, 1] (b, h, w, 3), or a vector (b, a).
       conditioning: what the model's `condition` made of the label.
+      encoded_target: what the model's `encode_targets` made of the target; None: nothing, or not yet.
       noise: standard normal noise for z (b, *latent_shape); in `imagine` it is scaled by the temperature and
         may be correlated with that of earlier steps.
       mask: 1 for real clips, 0 for padding (b,).
@@ -64,11 +65,12 @@ class StepInputs:
     noise: Array
     mask: Float[Array, "*s b"]
     target: Float[Array, "*s b h w c"] | None
+    encoded_target: PyTree = None
 
     def per_clip(self) -> dict[str, PyTree]:
         """Return the fields that have a leading axis of clips; see `over_groups`."""
         names = ["previous", "label", "conditioning", "noise", "mask"]
-        names += ["target"] * (self.target is not None)
+        names += [name for name in ("target", "encoded_target") if getattr(self, name) is not None]
         names += ["previous_is_true"] * (self.previous_is_true.ndim > self.t.ndim)
         return {name: getattr(self, name) for name in names}
 
@@ -180,6 +182,16 @@ class VideoModel(abc.ABC):
         del mask, train
         return labels, variables["batch_stats"]
 
+    def encode_targets(self, variables: Variables, targets: Float[Array, "s b h w c"]) -> PyTree | None:
+        """Return what `observe` makes of the targets of s steps alone, with leading axes (s, b).
+
+        `observe` finds it in `StepInputs.encoded_target`, or makes it itself. On accelerators several steps
+        are encoded at once, also where each sees what the model has generated before it. Floating-point
+        arrays, through which gradients flow. By default None: there is no such part.
+        """
+        del variables, targets
+        return None
+
 
 def init_variables(
     model: VideoModel, seed: int, frame_size: tuple[int, int], label_size: int | None = None
@@ -193,6 +205,11 @@ def variable_shapes(
 ) -> Variables:
     """Return the shapes and dtypes of a model's variables."""
     return jax.eval_shape(lambda: init_variables(model, 0, frame_size, label_size))
+
+
+def over_steps(step: Callable, init: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
+    """Scan over steps; a single step is not compiled as a loop."""
+    return lax.scan(step, init, xs, reverse=reverse, unroll=len(jax.tree.leaves(xs)[0]) == 1)
 
 
 def over_groups(

@@ -23,9 +23,10 @@ from cvae_jax.models.interface import (
     StepOutputs,
     Variables,
     VideoModel,
+    over_steps,
     standard_normal,
 )
-from cvae_jax.models.svg_layers import initial_values, over_steps
+from cvae_jax.models.svg_layers import initial_values
 from cvae_jax.models.svg_network import BACKBONES, Maps, Network, apply_normalised, smallest_map
 from cvae_jax.runtime.errors import UserError
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from cvae_jax.models import initial, strided
+from cvae_jax.models.interface import over_steps
 from cvae_jax.models.layers import BatchNorm, parameter
 from cvae_jax.models.products import over_pixels, product
 
@@ -178,11 +177,6 @@ def initial_values(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generat
 def _uniform(width: int) -> Callable[..., Array]:
     bound = 1 / math.sqrt(width)
     return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-
-def over_steps(step: Callable, init: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
-    """Scan over steps; a single step is not compiled as a loop."""
-    return lax.scan(step, init, xs, reverse=reverse, unroll=len(jax.tree.leaves(xs)[0]) == 1)
 
 
 @jax.custom_vjp

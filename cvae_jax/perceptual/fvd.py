@@ -82,7 +82,7 @@ def kept_features(
     path = user_cache_folder() / "fvd" / f"{key}.npy"
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):  # the last of an empty file
         found = np.stack([features_of(video) for video in announce(videos)])
     _keep(path, found)
     return found

@@ -10,7 +10,15 @@ from ml_collections import ConfigDict
 
 from cvae_jax.config import Components
 from cvae_jax.data.load import known_shapes, load_data
-from cvae_jax.planning.chips import (
+from cvae_jax.planning.program import (
+    Memory,
+    Step,
+    fit_line,
+    largest_batch,
+    memory_of,
+)
+from cvae_jax.runtime.backend import formulated_for
+from cvae_jax.runtime.chips import (
     ACCELERATORS,
     CPU,
     DEFAULT_CHIP,
@@ -20,16 +28,8 @@ from cvae_jax.planning.chips import (
     estimate,
     this_machine,
 )
-from cvae_jax.planning.operations import Operations
-from cvae_jax.planning.program import (
-    Memory,
-    Step,
-    fit_line,
-    largest_batch,
-    memory_of,
-)
-from cvae_jax.runtime.backend import formulated_for
 from cvae_jax.runtime.devices import Devices
+from cvae_jax.runtime.operations import Operations
 from cvae_jax.runtime.progress import Announcement, compile_bar
 from cvae_jax.train import make_controls, make_loader, refuse_batch_statistics_in_parts
 

@@ -14,8 +14,8 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from cvae_jax.config import Components
-from cvae_jax.planning.operations import Operations, count_operations
 from cvae_jax.runtime.devices import Devices
+from cvae_jax.runtime.operations import Operations, count_operations
 from cvae_jax.train import initial_state, make_step_options
 from cvae_jax.training.controls import Controls
 from cvae_jax.training.state import TrainState

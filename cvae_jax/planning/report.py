@@ -82,10 +82,12 @@ def _memory(plan: Plan) -> str:
 def _largest(plan: Plan) -> str:
     compiled = " and ".join(f"{clips:,}" for clips in sorted(plan.by_batch)[-2:])
     basis = (
-        f"{in_bytes(plan.bytes_per_clip)} per clip, by a line through {compiled} clips, within "
-        f"{in_bytes(plan.budget)}; the margin of {plan.margin:.0%} is for batches sent ahead, validation and "
-        "libraries, and JAX by default takes only 75% of a GPU's memory"
+        f"{in_bytes(plan.bytes_per_clip)} per clip, extrapolated from compilations for {compiled} clips; "
+        f"{in_bytes(plan.budget)} are available, and the {plan.margin:.0%} kept free are for batches sent "
+        "ahead, validation and libraries"
     )
+    if plan.chip.backend == "gpu":
+        basis += "; by default JAX takes only 75% of a GPU's memory"
     if not plan.largest:
         return f"none: not even one clip fits a device ({basis})."
     in_all = f", {plan.largest * plan.devices:,} in all" if plan.devices > 1 else ""
@@ -110,10 +112,13 @@ def _step_time(plan: Plan) -> str:
             f"and {in_time(time.launches)} for {plan.operations.number:,} launches of "
             f"{in_time(chip.launch_seconds)}"
         )
+    assumed = f"These are assumptions: {chip.assumption}."
+    if plan.utilisation != chip.utilisation:
+        assumed = f"The {plan.utilisation:.0%} are what you gave with --utilisation."
     apart = " Communication between devices is not included." if plan.devices > 1 else ""
     return (
-        f"about {in_time(time.total)}, an estimate and not a measurement: {', '.join(parts)}. These are "
-        f"assumptions: {chip.assumption}.{apart}"
+        f"about {in_time(time.total)}, an estimate and not a measurement: {', '.join(parts)}. "
+        f"{assumed}{apart}"
     )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Num, PyTree, Scalar
 
-from cvae_jax.models.interface import StepInputs, StepOutputs, Variables, VideoModel
+from cvae_jax.models.interface import StepInputs, StepOutputs, Variables, VideoModel, over_steps
 from cvae_jax.rollout.noise import Noise
 from cvae_jax.runtime.errors import UserError
 
@@ -35,6 +35,14 @@ class Clips:
     mask: Float[Array, " b"]
 
 
+REMAT = ("all", "elementwise", "none")
+
+
+def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:
+    # Functions with a gradient of their own are products, too (`cvae_jax.models.products`, `ops`).
+    return primitive.name in ("dot_general", "conv_general_dilated", "custom_vjp_call")
+
+
 @dataclasses.dataclass(frozen=True)
 class RolloutOptions:
     """The section `config.rollout`.
@@ -42,17 +50,28 @@ class RolloutOptions:
     Attributes:
       cut_feedback: stop gradients at the fed-back frame (the report); False differentiates through time.
       fold_time: run up to `time_chunk` steps of a teacher-forced clip as one batch, where the model can.
-      time_chunk: how many steps at most are folded at once. Where a clip is differentiated as a whole and
-        has several chunks, each is computed again in the backward pass.
+      time_chunk: how many steps at most are folded at once.
+      remat: what the backward pass computes again of each step, or chunk of several, where a clip is
+        differentiated as a whole: 'all'; 'elementwise', all but products and convolutions, whose results are
+        kept; or 'none'. Memory grows in this order. A single chunk is never computed again.
     """
 
     cut_feedback: bool = True
     fold_time: bool = False
     time_chunk: int = 5
+    remat: str = "all"
 
     def __post_init__(self) -> None:
         if self.time_chunk < 1:
             raise UserError(f"config.rollout.time_chunk is {self.time_chunk}; give at least 1.")
+        if self.remat not in REMAT:
+            raise UserError(f"config.rollout.remat is {self.remat!r}; choose one of {', '.join(REMAT)}.")
+
+    def rematerialised(self, function: Callable) -> Callable:
+        """Return a function of which the backward pass computes again what `remat` says."""
+        if self.remat == "none":
+            return function
+        return jax.checkpoint(function, policy=_keep_products if self.remat == "elementwise" else None)
 
 
 class RolloutState(NamedTuple):
@@ -113,7 +132,7 @@ def scan_steps(
 
     steps = jnp.arange(1, clips.labels.shape[1])
     decisions = jnp.zeros(len(steps), bool) if forced is None else forced
-    loop, kept = lax.scan(body, (state, batch_stats, total), (steps, decisions))
+    loop, kept = over_steps(body, (state, batch_stats, total), (steps, decisions))
     return *loop, kept
 
 

@@ -24,12 +24,14 @@ def run(
     help: str = CONFIG_HELP,
     form: str = CONFIG_FORM,
     explain: Callable[[Callable[[], Any]], Any] = lambda parse: parse(),
+    resumes: bool = False,
 ) -> None:
     """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2.
 
     doc: the text above the flags in --help.
     help, form: where a sentence on a flag that cannot be parsed, or is none, sends the user.
     explain: calls the parser of the flags; it may end the program with a better sentence.
+    resumes: see `guarded`.
     """
     # Orbax warns whenever it opens a folder to read only, and logs the traceback of each error it raises.
     logging.set_verbosity(logging.FATAL)
@@ -42,7 +44,7 @@ def run(
             fail(f"{rest[1]!r} is not a flag; {form}.")
         return rest
 
-    app.run(lambda _: guarded(main), flags_parser=parse)
+    app.run(lambda _: guarded(main, resumes), flags_parser=parse)
 
 
 def script(name: str) -> str:
@@ -71,8 +73,11 @@ def parse_or_exit(parse: Callable[[], Any], help: str = CONFIG_HELP) -> Any:
         fail(f"{one_line(error)} ({help})")
 
 
-def guarded(main: Callable[[], Any]) -> Any:
-    """Return main(), or end with the sentence of what went wrong."""
+def guarded(main: Callable[[], Any], resumes: bool = False) -> Any:
+    """Return main(), or end with the sentence of what went wrong.
+
+    resumes: whether the same command goes on where this one was interrupted.
+    """
     try:
         return main()
     except UserError as error:
@@ -92,11 +97,12 @@ def guarded(main: Callable[[], Any]) -> Any:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fail(
-            "The memory of the devices is not enough: lower config.batch_size (in a validation or evaluation "
-            f"config.eval.batch_size); {PLAN} with the same --config prints the largest batch that fits.",
+            "The devices ran out of memory: lower config.batch_size or config.rollout.time_chunk (in a "
+            f"validation or evaluation config.eval.batch_size); {PLAN} with the same --config prints the "
+            "largest batch that fits.",
         )
     except KeyboardInterrupt:
-        fail("Interrupted; run the same command again to resume.", status=130)
+        fail(f"Interrupted{'; run the same command again to resume' if resumes else ''}.", status=130)
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:

@@ -76,9 +76,10 @@ def unusable_values(config: ConfigDict, section: str = "") -> Iterator[str]:
             if isinstance(entry, str) and "\0" in entry:
                 yield f"{prefix(section)}{name} is {value!r}; leave out the character NUL"
             elif isinstance(entry, float) and not abs(entry) <= LARGEST_FLOAT:
-                yield f"{prefix(section)}{name} is {value!r}; give a finite number, in float32"
+                yield f"{prefix(section)}{name} is {value!r}; give a finite number that fits float32"
             elif isinstance(entry, int) and not -(2**bits) <= entry < 2**bits:
-                yield f"{prefix(section)}{name} is {value!r}; give a number below 2**{bits}"
+                bound = f"below 2**{bits}" if entry > 0 else f"of at least -2**{bits}"
+                yield f"{prefix(section)}{name} is {value!r}; give a number {bound}"
 
 
 def field_sentence(error: BaseException) -> str:

@@ -5,10 +5,11 @@ import os
 
 # What to do about each error of a disk; the words of `os.strerror` are those that libraries quote.
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there"),
+    errno.EFBIG: "raise the limit on the size of files",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions"),
     errno.EROFS: "make it writable",
-    errno.EIO: "check that disk",
+    errno.EIO: "check the disk",
 }
 
 

@@ -36,9 +36,18 @@ def writing(what: object) -> Iterator[None]:
         raise StorageError(what, number) from error
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place once it has been written.
+    """Yields a temporary path beside `path` that takes its place once it has been written to the disk.
 
     Raises StorageError where the disk is full, read-only or failing; `path` is then as it was.
     """
@@ -48,7 +57,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
+            sync(partial)
             os.replace(partial, path)
+            sync(path.parent)
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import faulthandler
 import os
 import re
 import socket
@@ -24,6 +25,11 @@ LAST_SECONDS = 5  # by which process 0 outlives the others after an error
 LOST = (
     "error: This process was killed, or another process of its job was lost, and the job has ended. Start "
     "all processes again with the same command; a training run resumes from its last checkpoint."
+)
+REPORTED = "JAX reports:"
+UNREACHED = (
+    "error: This process could not use its devices, or could not reach the other processes of its job, of "
+    "which every host must be able to reach every other on all ports"
 )
 _LOST_PEER = ("Gloo", "NCCL", "by peer", "UNAVAILABLE")  # what collective operations say that miss a process
 # Prints its argument unless a byte arrives before the pipe is closed.
@@ -52,8 +58,9 @@ def joined(
     if not _initialize(coordinator, num_processes, process_id):
         yield
         return
-    watcher = _start_watcher()
+    watcher, connected = _start_watcher(), False
     try:
+        faulthandler.disable()  # JAX aborts the processes of a job that has lost one: no stacks of threads
         processes.enter(processes.Job(jax.process_count(), jax.process_index(), is_jax=True))
         counts = collections.Counter(device.process_index for device in jax.devices())
         if len(set(counts.values())) > 1:
@@ -62,19 +69,22 @@ def joined(
                 "give every process the same number."
             )
         hosts, index = processes.gather(socket.gethostname()), jax.process_index()
+        connected = True
         leads = hosts.index(hosts[index]) == index
         processes.enter(processes.Job(len(hosts), index, leads_host=leads, is_jax=True))
         yield
         processes.gather(None)  # process 0 may still be writing, and must not be called lost
     except BaseException as error:
-        _end(error, watcher)
+        _end(error, watcher, connected)
     processes.enter(processes.Job())
     jax.distributed.shutdown()
     _dismiss(watcher)
 
 
-def _end(error: BaseException, watcher: subprocess.Popen) -> NoReturn:
+def _end(error: BaseException, watcher: subprocess.Popen, connected: bool) -> NoReturn:
     """End this process with an error, which the others may have met or not.
+
+    connected: whether the processes had met before.
 
     JAX's own way to leave a job waits for all processes, and aborts this one if one does not arrive.
     """
@@ -84,7 +94,8 @@ def _end(error: BaseException, watcher: subprocess.Popen) -> NoReturn:
     elif isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif any(words in str(error) for words in _LOST_PEER):
-        print(LOST, file=sys.stderr)
+        reason = str(error).splitlines()[0]
+        print(f"{REPORTED} {reason}\n{LOST}" if connected else f"{UNREACHED} ({reason}).", file=sys.stderr)
     else:
         traceback.print_exception(error)
     sys.stdout.flush()

@@ -10,7 +10,10 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import platform
 from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import TypeVar
 
 from cvae_jax.runtime.errors import UserError
@@ -151,6 +154,26 @@ def require_same(what: str, content: str | bytes) -> None:
             f"The processes of this job have different {what}: those of process {', '.join(others)} differ "
             "from those of process 0; give all processes the same."
         )
+
+
+def require_same_program() -> None:
+    """Raise UserError if the processes run different versions of this program, of Python or of JAX."""
+    if _job.count == 1:
+        return
+    import cvae_jax
+
+    folder = Path(cvae_jax.__file__).parent
+    versions = [
+        platform.python_version(),
+        *map(metadata.version, ("jax", "jaxlib", "flax", "optax", "numpy")),
+    ]
+    sources = [
+        path.relative_to(folder).as_posix().encode() + path.read_bytes()
+        for path in sorted(folder.rglob("*.py"))
+    ]
+    require_same(
+        "versions of the program, of Python or of JAX", b"\0".join([repr(versions).encode(), *sources])
+    )
 
 
 def shared_out(function: Callable[[_Item], _Value], items: Sequence[_Item]) -> list[_Value]:

@@ -52,12 +52,12 @@ class _Quiet:
     set_postfix = set_postfix_str = set_description = lambda *_, **__: None
 
 
-def announce_resume(epoch: int, batch: int) -> None:
-    """Show where a run resumes: in the bar of `together`, or in a line."""
+def announce_resume(epochs: int, batches: int, num_epochs: int) -> None:
+    """Show where a run resumes, after so many epochs and batches: in the bar of `together`, or in a line."""
     if hasattr(_here, "bar"):
-        _here.bar.update(epoch)
-    elif processes.is_first():
-        print(f"Resuming from epoch {epoch}, batch {batch}.", file=sys.stderr)
+        _here.bar.update(epochs)
+    elif epochs < num_epochs and processes.is_first():
+        print(f"Resuming from epoch {epochs + 1}, batch {batches + 1}.", file=sys.stderr)
 
 
 def tell(sentence: str) -> None:

@@ -38,7 +38,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 break
             raise UserError(
-                f"Line {number} of {path} is no row of an epoch: correct or delete that line, or move the "
+                f"Line {number} of {path} is not a row of an epoch: correct or delete that line, or move the "
                 "file elsewhere."
             ) from None
         rows.append(row)
@@ -59,7 +59,7 @@ def read_frame_size(workdir: Path) -> tuple[int, int] | None:
             raise ValueError
     except (ValueError, TypeError, RecursionError):
         raise UserError(
-            f"{path} holds no frame size: replace its content by [height, width] of the frames that the run "
-            "was trained on, in pixels."
+            f"{path} does not hold a frame size: replace its contents by [height, width] of the frames that "
+            "the run was trained on, in pixels."
         ) from None
     return height, width

@@ -20,7 +20,7 @@ def main() -> None:
         "split",
         None,
         ("validation", "test"),
-        "Which clips; default: test if there is such a split.",
+        "Split to score; default: test if the data set has one, otherwise validation.",
     )
     job.define()
     config = config_flag.define_stored(defaults.get_config())  # ends the program without --workdir

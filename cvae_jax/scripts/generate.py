@@ -21,13 +21,15 @@ def main() -> None:
         "clip": flags.DEFINE_string("clip", None, "Name or scene of a clip of the run's data set."),
         "person": flags.DEFINE_string("person", None, "Name or scene of the clip whose person is to move."),
         "drive": flags.DEFINE_string("drive", None, "Name or scene of the clip whose motion is taken."),
-        "csv": flags.DEFINE_string("csv", None, "Write the lab's submission of the test sequences here."),
+        "csv": flags.DEFINE_string(
+            "csv", None, "File for the lab's submission: its test sequences, predicted."
+        ),
         "out": flags.DEFINE_string(
             "out", None, "Folder of the pictures; default: generated/ of the workdir."
         ),
         "samples": flags.DEFINE_integer("samples", None, "Samples side by side; default 3, with --drive 1."),
-        "seed": flags.DEFINE_integer("seed", 0, "Of the noise."),
-        "temperature": flags.DEFINE_float("temperature", 1.0, "Factor of the noise z."),
+        "seed": flags.DEFINE_integer("seed", 0, "Seed of the noise."),
+        "temperature": flags.DEFINE_float("temperature", 1.0, "Multiplies the noise that z is drawn with."),
         "masks": flags.DEFINE_boolean("masks", False, "Also show which pixels are copied (sample 0)."),
         "fps": flags.DEFINE_float("fps", 10.0, "Frames per second of GIF and MP4."),
     }

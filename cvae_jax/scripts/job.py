@@ -19,11 +19,11 @@ def define() -> None:
     flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
-def run(body: Callable[[], None]) -> None:
+def run(body: Callable[[], None], resumes: bool = False) -> None:
     """Call body() in the job that the flags describe; see `runtime.job.joined`.
 
-    What `cli.guarded` reports, it reports before this process leaves the others.
+    What `cli.guarded` reports, it reports before this process leaves the others; resumes: see there.
     """
     values = flags.FLAGS
     with joined(values.coordinator, values.num_processes, values.process_id):
-        cli.guarded(body)
+        cli.guarded(body, resumes)

@@ -8,20 +8,20 @@ from cvae_jax.runtime import cli  # neither this nor what follows imports JAX
 
 _TEXT = {
     "video": "A video file, a GIF or a folder of numbered frames.",
-    "out": "The folder that the data set becomes.",
-    "keypoints": "Poses found elsewhere: a JSON file, or OpenPose's folder of them.",
+    "out": "Folder to write the data set to.",
+    "keypoints": "Existing poses: a JSON file, or a folder of OpenPose's JSON files.",
 }
 _NUMBER = {
     "fps": "Frames per second of the data set; default: the video's own rate, at most 30.",
     "source_fps": "Frames per second of a folder of frames; default 30.",
-    "start": "Second from which the video is taken.",
-    "end": "Second up to which the video is taken.",
+    "start": "Start time in the video, in seconds.",
+    "end": "End time in the video, in seconds.",
 }
 _SHARE = {
-    "margin": (0.2, "Of the body's extent, around it, where no --crop is given."),
+    "margin": (0.2, "Margin around the body, as a share of its size; not used with --crop."),
     "max_gap": (1 / 3, "Seconds without a person up to which the pose is interpolated."),
-    "validation": (0.1, "Share of the frames."),
-    "test": (0.1, "Share of the frames, the last; 0: no test split."),
+    "validation": (0.1, "Share of the frames to validate on."),
+    "test": (0.1, "Share of the frames, at the end of the video, to test on; 0: no test split."),
 }
 
 

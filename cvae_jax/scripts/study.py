@@ -36,12 +36,13 @@ def main() -> None:
 
 
 def _run() -> None:
-    config = config_flag.define_file(DEFAULT, "What is compared.")
+    config = config_flag.define_file(DEFAULT, "The study's config.")
     workdir = flags.DEFINE_string("workdir", None, "Folder of the study; default: runs/<config.name>.")
     cli.run(
         lambda: _study(config_flag.read(config, fields.get_config()), workdir.value),
         __doc__,
         explain=config_flag.explained,
+        resumes=True,
     )
 
 

@@ -31,6 +31,7 @@ def main() -> None:
         ),
         __doc__,
         explain=config_flag.explained,
+        resumes=True,
     )
 
 
@@ -47,11 +48,13 @@ def _train(config: ConfigDict, workdir: str | None, extend: bool, resume_from: i
             try:
                 run.finish(preempted)
             except Preempted as stop:
-                said = "Stopped by SIGTERM before the first step; nothing was saved"
+                said = "Stopped by SIGTERM before the first step: nothing was saved."
                 if stop.step:
-                    said = f"Stopped by SIGTERM; the checkpoint of step {stop.step} is in {folder}"
-                said += ". Run the same command again to resume."
+                    said = (
+                        f"Stopped by SIGTERM; the checkpoint of step {stop.step} is in {folder}. Run the "
+                        "same command again to resume."
+                    )
         if processes.is_first():
             print(said)
 
-    job.run(body)
+    job.run(body, resumes=True)

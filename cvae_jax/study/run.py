@@ -109,7 +109,7 @@ def _run_one(
 ) -> None:
     todo = [scoring for scoring in scorings(study, run) if not _scored(run, *scoring)]
     if run.stopped or not todo:
-        progress.announce_resume(run.config.num_epochs, 0)
+        progress.announce_resume(run.config.num_epochs, 0, run.config.num_epochs)
         return
     try:
         training = open_run(run.config, run.workdir, [device], cache, should_stop)

@@ -1,9 +1,8 @@
 """Saving and restoring a run: the only use of orbax.
 
-A checkpoint is the whole train state on the host (so it does not depend on the device count) and a small
-JSON: how far the run is and the sums of the epoch in progress. Orbax writes in the background into a
-temporary folder and renames it when complete, so a kill leaves the previous checkpoint intact. The digests of
-all files are written with them, and compared before a checkpoint is used.
+A checkpoint is the whole train state (independent of the number of devices), how far the run is, and the sums
+of the epoch in progress. Orbax writes it in the background into a temporary folder, renamed when complete: a
+kill leaves the one before intact. Digests of all files are compared before a checkpoint is used.
 """
 
 from __future__ import annotations
@@ -70,24 +69,19 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 1, period: int = 0, read_only: bool = False):
         self._workdir, self._read_only = workdir.absolute(), read_only
-        self.folder = self._workdir / FOLDER
+        self.folder = workdir.absolute() / FOLDER
         self._latest_step: int | None = None  # that was saved
         if not read_only:
             checkpoint_folder.settle_replaced(self._workdir)
         checkpoint_folder.refuse_damaged_metrics(self._workdir, read_only)
-        kept = [
-            policies.LatestN(keep),
-            policies.BestN(
-                get_metric_fn=lambda metrics: metrics[BEST],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+        psnr = lambda metrics: metrics[BEST]  # noqa: E731
+        best = policies.BestN(get_metric_fn=psnr, n=1, keep_checkpoints_without_metrics=False)
+        kept = [policies.LatestN(keep), best]
         if period:
             kept.append(policies.EveryNSteps(period))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            best_fn=lambda metrics: metrics[BEST],
+            best_fn=psnr,
             best_mode="max",
             create=False,  # which orbax cannot in one process of several
             read_only=read_only,
@@ -154,7 +148,7 @@ class Checkpoints:
     def set_newer_aside(self, step: int, damaged: dict[int, DamagedError]) -> None:
         """Rename the folders of checkpoints after a step, some of which are damaged, and say so."""
         for newer in [other for other in self.steps if other > step]:
-            what = damaged.get(newer, f"The checkpoint {self._folder_of(newer)} is newer.")
+            what = damaged.get(newer, f"The checkpoint {self._folder_of(newer)} is newer than step {step}.")
             suffix = DAMAGED if newer in damaged else SET_ASIDE
             kept = checkpoint_folder.set_aside(self._folder_of(newer), suffix)
             warn(f"{what} It has been moved to {kept}; training resumes from step {step}.")
@@ -178,8 +172,9 @@ class Checkpoints:
         try:
             restored, progress = self._restore(step, ocp.args.PyTreeRestore(wanted, partial_restore=True))
         except DamagedError as error:
-            advice = self.advice(step, "--checkpoint")
-            raise DamagedError(self._folder_of(step), error.found, advice) from None
+            raise DamagedError(
+                self._folder_of(step), error.found, self.advice(step, "--checkpoint")
+            ) from None
         self._refuse_other_shapes(restored, wanted, step)
         return {"params": restored[name], "batch_stats": restored["batch_stats"]}, progress
 
@@ -195,9 +190,9 @@ class Checkpoints:
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 stored = "nothing" if missing else f"an array of shape {leaf.shape}"
                 raise UserError(
-                    f"The checkpoint {self.folder / str(step)} is of another model than the config "
+                    f"The checkpoint {self.folder / str(step)} belongs to another model than the config "
                     f"describes: for {name} of shape {expected.shape} it holds {stored}; leave config.model "
-                    "as the run was trained with it."
+                    "as it was in training."
                 )
 
     def advice(self, step: int, flag: str) -> str:
@@ -228,6 +223,8 @@ class Checkpoints:
                 step, args=ocp.args.Composite(state=state, progress=ocp.args.JsonRestore())
             )
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
+            if not (folder / digests.FILE).exists() and any(self.folder.glob(f"*/{digests.FILE}")):
+                raise DamagedError(folder, digests.Damage(digests.FILE, "missing")) from None
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"The checkpoint {folder} cannot be restored ({reason}): it is damaged, or "

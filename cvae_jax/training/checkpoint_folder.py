@@ -15,7 +15,7 @@ from cvae_jax.training import digests
 FOLDER = "checkpoints"
 RESUMED_FILE = "resumed_from.json"  # in the workdir: the steps that --resume_from has gone back to
 HALF_WRITTEN = "*.orbax-checkpoint-tmp"  # folders of checkpoints that orbax is writing
-NONE_LEFT = "no other one is sound: put a copy in its place, or give another --workdir"
+NONE_LEFT = "no other checkpoint is intact: put a copy in its place, or give another --workdir"
 # Suffixes of the folders of checkpoints that are not used.
 REPLACED, SET_ASIDE, DAMAGED = "replaced", "set_aside", "damaged"
 
@@ -75,7 +75,7 @@ def refuse_damaged_metrics(workdir: Path, read_only: bool) -> None:
         raise DamagedError(folders[newest], damaged[newest], NONE_LEFT)
     for step, found in damaged.items():
         error = DamagedError(folders[step], found)
-        warn(f"{error} It is now in {set_aside(folders[step], DAMAGED)}.")
+        warn(f"{error} It has been moved to {set_aside(folders[step], DAMAGED)}.")
 
 
 def set_aside(folder: Path, suffix: str) -> Path:
@@ -116,5 +116,7 @@ def refuse_unknown_step(workdir: Path, step: int) -> None:
     """Raise UserError where a run has no checkpoint of a step to resume from, and never went back to it."""
     steps = stored_steps(workdir)
     if step not in [*steps, *steps_resumed_from(workdir)]:
-        known = f"choose one of {', '.join(map(str, steps))}" if steps else "it has none; leave out the flag"
+        known = (
+            f"choose one of {', '.join(map(str, steps))}" if steps else "there is none; leave out the flag"
+        )
         raise UserError(f"--resume_from is {step}, but {workdir / FOLDER} has no such checkpoint: {known}.")

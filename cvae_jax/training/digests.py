@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.files import sync
 
 FILE = "digests.json"
 FORMAT = 2  # of a checkpoint; those of format 1 have no digests and are taken as they are
@@ -24,7 +24,11 @@ class Damage(NamedTuple):
     kind: Literal["missing", "changed", "unreadable"]
 
     def __str__(self) -> str:
-        why = {"missing": "is missing", "changed": "is not as it was written", "unreadable": "cannot be read"}
+        why = {
+            "missing": "is missing",
+            "changed": "has changed since it was written",
+            "unreadable": "cannot be read",
+        }
         return f"{self.file} {why[self.kind]}"
 
 
@@ -37,11 +41,7 @@ def write(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
     folders = [path for path in folder.rglob("*") if path.is_dir()]
     for path in [*files, folder / FILE, *folders, folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def damage(folder: Path, only: str = "") -> Damage | None:

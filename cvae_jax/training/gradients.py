@@ -6,6 +6,8 @@ first carry then.) Models whose gradient crosses time, uncut feedback, and a los
 (the calibrated one) are differentiated through the scan, recomputing each step (remat). Both ways have a form
 for clips that are teacher-forced throughout. Only the model's carry ties their steps together, so time is
 folded into the batch, chunk by chunk, and remat is by chunks, of which a single one is not computed again.
+Other clips go step by step, but what does not depend on generated frames (labels, and the targets' features)
+is computed beforehand, for a chunk of steps at once where time is folded.
 """
 
 from __future__ import annotations
@@ -21,16 +23,10 @@ from jax import lax
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from cvae_jax.losses import Objective
-from cvae_jax.models.interface import Variables, VideoModel, over_groups
+from cvae_jax.models.interface import StepInputs, Variables, VideoModel, over_groups, over_steps
 from cvae_jax.rollout.noise import Noise
-from cvae_jax.rollout.scan import (
-    Clips,
-    RolloutOptions,
-    observe_step,
-    scan_steps,
-    with_conditioning,
-)
-from cvae_jax.training.problem import Chunks, Problem, Scores
+from cvae_jax.rollout.scan import Clips, RolloutOptions, scan_steps
+from cvae_jax.training.problem import Chunks, Prepared, Problem, Scores
 
 Gradients = tuple[PyTree, dict[str, Array], PyTree]
 """(gradients, metrics, batch statistics)."""
@@ -104,21 +100,43 @@ def _through_time(problem: Problem, scores_of: Callable) -> Gradients:
 
 
 def _scanned_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
-    """Return the scores of all steps, and the batch statistics; the backward pass recomputes each step."""
-    model = problem.model
+    """Return the scores of all steps, and the batch statistics; see `RolloutOptions.remat`."""
+    chunks, remat = Chunks.of(problem), problem.options.rematerialised
 
-    @jax.checkpoint
-    def observe(params, batch_stats, constants, carry, x):
-        here = problem.with_params(params, batch_stats)
-        return observe_step(model, here, constants, carry, x, train=True)
+    @remat
+    def prepare(params, batch_stats, chunk):
+        return chunks.prepare(params, batch_stats, chunks.inputs(chunk))
 
+    def prepare_next(batch_stats, chunk):
+        prepared, batch_stats = prepare(params, batch_stats, chunk)
+        return batch_stats, prepared
+
+    batch_stats, by_chunk = over_steps(
+        prepare_next, problem.variables["batch_stats"], jnp.arange(chunks.number)
+    )
+    prepared = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), by_chunk)
     constants, carry = problem.begin(params)
 
+    @remat
+    def observe(params, batch_stats, constants, carry, x):
+        here = problem.with_params(params, batch_stats)
+        return problem.model.observe(here, constants, carry, x, train=True)
+
     def advance(x, carry, batch_stats, total):
+        x = dataclasses.replace(x, **prepared.of_step(x.t - 1))
         outputs, carry, batch_stats = observe(params, batch_stats, constants, carry, x)
         return outputs, carry, batch_stats, total, problem.objective.score(outputs, x.target, train=True)
 
-    _, batch_stats, _, scores = _scan(problem, advance, carry)
+    _, batch_stats, _, scores = scan_steps(
+        advance,
+        problem.clips,
+        problem.noise,
+        problem.forced,
+        problem.start(carry),
+        batch_stats,
+        n_past=problem.n_past,
+        cut_feedback=problem.options.cut_feedback,
+    )
     return scores, batch_stats
 
 
@@ -135,7 +153,7 @@ def _folded_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
         return (after, batch_stats), scores
 
     if chunks.number > 1:
-        advance = jax.checkpoint(advance)
+        advance = problem.options.rematerialised(advance)
     (_, batch_stats), scores = lax.scan(
         advance, (carry, problem.variables["batch_stats"]), jnp.arange(chunks.number)
     )
@@ -144,61 +162,81 @@ def _folded_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
 
 
 def _within_steps(problem: Problem) -> Gradients:
-    """Take the gradient of each step inside the scan, and of the constants after it."""
-    model, params = problem.model, problem.variables["params"]
+    """Take the gradient of each step inside the scan, and that of what was prepared after each chunk."""
+    params, chunks = problem.variables["params"], Chunks.of(problem)
     constants, pull_back_constants, carry = jax.vjp(problem.begin, params, has_aux=True)
 
-    def advance(x, carry, batch_stats, total):
-        def conditioning_of(params):
-            # Batch statistics are of the whole batch: labels are conditioned on together.
-            here, stats = with_conditioning(model, problem.with_params(params, batch_stats), x, train=True)
-            return here.conditioning, stats
+    def of_chunk(loop, chunk):
+        state, batch_stats, total = loop
+        prepare = lambda params: chunks.prepare(params, batch_stats, chunks.inputs(chunk))  # noqa: E731
+        prepared, pull_back, batch_stats = jax.vjp(prepare, params, has_aux=True)
 
-        conditioning, pull_back, new_stats = jax.vjp(conditioning_of, params, has_aux=True)
-
-        def add_group(gradients, group):
-            constants, carry, own = group
-
-            def loss_of(params, constants, conditioning):
-                inputs = dataclasses.replace(x, **own | {"conditioning": conditioning})
-                here = problem.with_params(params, new_stats)
-                outputs, after, stats = model.observe(here, constants, carry, inputs, train=True)
-                scores = problem.objective.score(outputs, inputs.target, train=True)
-                return problem.reduce(scores, inputs.mask)[0], (outputs, after, scores, stats)
-
-            (of_params, *of_inputs), aux = jax.grad(loss_of, argnums=(0, 1, 2), has_aux=True)(
-                params, constants, own["conditioning"]
+        def advance(x, carry, batch_stats, total):
+            own = prepared.of_step(x.t - 1 - chunk * chunks.size)
+            x = dataclasses.replace(x, mask=x.mask * (x.t <= chunks.steps), **own)
+            total, (of_prepared, outputs, carry, batch_stats, scores) = _of_step(
+                problem, constants, carry, batch_stats, x, total
             )
-            *kept, stats = aux
-            return (_add(gradients[0], of_params), stats), (of_inputs, *kept)
+            return outputs, carry, batch_stats, total, (problem.reduce(scores, x.mask)[1], of_prepared)
 
-        groups = (constants, carry, dataclasses.replace(x, conditioning=conditioning).per_clip())
-        (gradients, batch_stats), (of_inputs, outputs, carry, scores) = over_groups(
-            model.clips_at_once, add_group, (total[0], new_stats), groups
+        state, batch_stats, total, (metrics, of_prepared) = scan_steps(
+            advance,
+            chunks.clips(chunk),
+            problem.noise,
+            chunks.forced(chunk),
+            state,
+            batch_stats,
+            total,
+            start=chunk * chunks.size,
+            n_past=problem.n_past,
         )
-        of_constants, of_conditioning = of_inputs
-        gradients = _add(gradients, pull_back(of_conditioning)[0])
-        total = gradients, _add(total[1], of_constants)
-        return outputs, carry, batch_stats, total, problem.reduce(scores, x.mask)[1]
+        gradients, of_constants = total
+        gradients = _add(gradients, pull_back(of_prepared)[0])
+        return (state, batch_stats, (gradients, of_constants)), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, (params, constants))
-    _, batch_stats, (gradients, of_constants), metrics = _scan(problem, advance, carry, zeros)
+    start = problem.start(carry), problem.variables["batch_stats"], zeros
+    (_, batch_stats, (gradients, of_constants)), metrics = over_steps(
+        of_chunk, start, jnp.arange(chunks.number)
+    )
     gradients = _add(gradients, pull_back_constants(of_constants)[0])
     return gradients, jax.tree.map(jnp.sum, metrics), batch_stats
 
 
-def _scan(problem: Problem, advance: Callable, carry: PyTree, total: PyTree = None) -> tuple:
-    return scan_steps(
-        advance,
-        problem.clips,
-        problem.noise,
-        problem.forced,
-        problem.start(carry),
-        problem.variables["batch_stats"],
-        total,
-        n_past=problem.n_past,
-        cut_feedback=problem.options.cut_feedback,
+def _of_step(
+    problem: Problem, constants: PyTree, carry: PyTree, batch_stats: PyTree, x: StepInputs, total: PyTree
+) -> tuple[PyTree, tuple]:
+    """Return the sums of gradients after a step, and what the step made, group after group of clips.
+
+    That is the gradient of what was prepared, the outputs, the carry, the batch statistics and the scores.
+    """
+    model, params = problem.model, problem.variables["params"]
+
+    def add_group(sums, group):
+        constants, carry, own = group
+
+        def loss_of(params, constants, prepared):
+            inputs = dataclasses.replace(x, **own | prepared)
+            here = problem.with_params(params, batch_stats)
+            outputs, after, stats = model.observe(here, constants, carry, inputs, train=True)
+            scores = problem.objective.score(outputs, inputs.target, train=True)
+            return problem.reduce(scores, inputs.mask)[0], (outputs, after, scores, stats)
+
+        prepared = {name: own[name] for name in Prepared._fields if name in own}
+        (of_params, *of_inputs), aux = jax.grad(loss_of, argnums=(0, 1, 2), has_aux=True)(
+            params, constants, prepared
+        )
+        *kept, stats = aux
+        return (_add(sums[0], of_params), stats), (of_inputs, *kept)
+
+    groups = (constants, carry, x.per_clip())
+    (gradients, batch_stats), (of_inputs, outputs, carry, scores) = over_groups(
+        model.clips_at_once, add_group, (total[0], batch_stats), groups
     )
+    of_constants, of_prepared = of_inputs
+    total = gradients, _add(total[1], of_constants)
+    absent = dict.fromkeys(Prepared._fields)
+    return total, (Prepared(**absent | of_prepared), outputs, carry, batch_stats, scores)
 
 
 def _folded(problem: Problem) -> Gradients:

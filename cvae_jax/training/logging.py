@@ -135,14 +135,21 @@ def start_wandb(config: ConfigDict, workdir: Path) -> Any:
     """Return a run of Weights & Biases, resumed if the workdir has one; it must be installed."""
     import wandb
 
-    return wandb.init(
-        project="cvae_jax",
-        name=config.name,
-        dir=str(workdir),
-        config=config.to_dict(),
-        id=_run_id(workdir),
-        resume="allow",
-    )
+    try:
+        return wandb.init(
+            project="cvae_jax",
+            name=config.name,
+            dir=str(workdir),
+            config=config.to_dict(),
+            id=_run_id(workdir),
+            resume="allow",
+        )
+    except wandb.Error as error:  # no login, or no network
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"Weights & Biases cannot start ({reason}): run `wandb login`, set WANDB_MODE=offline, or leave "
+            "config.wandb at False."
+        ) from error
 
 
 def _run_id(workdir: Path) -> str:

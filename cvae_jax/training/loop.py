@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +22,10 @@ from cvae_jax.training.checkpoint import BEST, Progress
 from cvae_jax.training.controls import Controls
 from cvae_jax.training.logging import CONTROLS, SKIPPED, epoch_row
 from cvae_jax.training.nonfinite import NonFinite
+from cvae_jax.training.profile import Profile
 from cvae_jax.training.resume import append_row, keep_rows, resume
 from cvae_jax.training.state import TrainState
+from cvae_jax.training.throughput import Meter, Throughput
 
 
 class Stopped(Exception):
@@ -55,7 +58,7 @@ class Cadence:
     """When a run validates and saves.
 
     Attributes: num_epochs; validate_every and checkpoint_every, in epochs (the last epoch always does both);
-    checkpoint_minutes, at most this long between checkpoints within an epoch, 0 for none.
+    checkpoint_minutes, how long after a checkpoint a step saves the next, 0 for never.
     """
 
     num_epochs: int
@@ -85,9 +88,12 @@ class Run:
       train_step: the mapped function of `make_train_step`.
       checkpoints, writers: `Checkpoints` and `Writers`.
       metrics_file: gets one row per epoch.
+      throughput: measures how fast the run is.
+      profile: traces some of its steps.
       nonfinite: decides what happens after a step that is not finite.
       should_stop: asked after every step; True raises Stopped.
       resume_from: see `resume`.
+      describe: called in process 0 when it is certain that the run begins, or resumes.
       resources: what the run has open; closed when it ends.
 
     In a job of several processes all take the same steps, and process 0 alone has checkpoints and writers and
@@ -104,12 +110,16 @@ class Run:
     checkpoints: Any
     writers: Any
     metrics_file: Path
+    throughput: Throughput
+    profile: Profile
     nonfinite: NonFinite = dataclasses.field(default_factory=NonFinite)
     should_stop: Callable[[], bool] = lambda: False
     resume_from: int | None = None
+    describe: Callable[[], None] = lambda: None
     resources: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
     _compiled: bool = dataclasses.field(default=False, init=False)
     _preempted: Callable[[], bool] = dataclasses.field(init=False)
+    _last_save: float = dataclasses.field(init=False)  # on the clock of time.monotonic
 
     def finish(self, preempted: Callable[[], bool] = lambda: False) -> TrainState:
         """Run every epoch that is not done yet, and close what the run has open, whatever happens.
@@ -117,7 +127,7 @@ class Run:
         preempted: asked before the first step of an epoch, after every step and after every clip of a
         validation; True saves a checkpoint and raises Preempted.
         """
-        self._preempted = preempted
+        self._preempted, self._last_save = preempted, time.monotonic()
         with self.resources:
             state, progress = self._start()
             for epoch in range(progress.epoch, self.cadence.num_epochs):
@@ -131,24 +141,26 @@ class Run:
 
         def begin() -> tuple[TrainState, Progress] | None:
             found = resume(self.checkpoints, workdir, self.initial_state, self.resume_from)
+            self.describe()
             keep_rows(self.metrics_file, found[1].epoch if found else 0)
             return found
 
         restored = processes.on_first(begin)
         if restored:
             state, progress = restored
-            announce_resume(progress.epoch, progress.batch)
+            announce_resume(progress.epoch, progress.batch, self.cadence.num_epochs)
         else:
             state = self.initial_state()
         return self.devices.place(state), progress
 
     def _epoch(self, state: TrainState, epoch: int, progress: Progress) -> TrainState:
         started = time.monotonic()
+        meter = self.throughput.epoch()
         sums = dict(progress.sums)
         bar = epoch_bar(epoch, self.cadence.num_epochs, self.loader.num_batches, progress.batch)
         pending: tuple[int, dict] | None = None
         logged = self.controls.at(epoch, self.loader.num_batches - 1).logged  # if all steps are done
-        last_save = asked = started
+        asked = started
         waited = 0.0  # for batches
 
         def collect() -> None:
@@ -164,16 +176,16 @@ class Run:
                 return
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
-            bar.set_postfix(
-                loss=f"{values['loss']:.4g}",
-                beta=f"{logged['beta']:.3g}",
-                ratio=f"{logged['ratio']:.2f}",
-                refresh=False,
-            )
+            shown = {"loss": f"{values['loss']:.4g}", "beta": f"{logged['beta']:.3g}"}
+            shown["ratio"] = f"{logged['ratio']:.2f}"
+            if (rate := meter.frames_per_second) is not None:
+                shown["frames/s"] = f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
+            bar.set_postfix(shown, refresh=False)
 
         def save(done: int) -> int:
             """Save after `done` batches of this epoch, if this is process 0, and return the step."""
             step = epoch * self.loader.num_batches + done
+            self._last_save = time.monotonic()
             if processes.is_first():
                 self.checkpoints.save(step, state, Progress(epoch, done, dict(sums)), None)
             return step
@@ -198,7 +210,9 @@ class Run:
                 save_and_stop(progress.batch)
             for number, batch, traced, logged in prefetch(self._steps(epoch, progress.batch)):
                 waited += time.monotonic() - asked
-                state, metrics = self._step(bar, state, batch, traced)
+                meter.leave_out(self.profile.before(epoch * self.loader.num_batches + number, state))
+                state, metrics = self._step(bar, meter, state, batch, traced)
+                meter.step(self.loader.clips_of(number), logged["forced_share"])
                 collect()
                 pending = (number, metrics)
                 for name in CONTROLS:
@@ -210,17 +224,16 @@ class Run:
                 if self._preempted():
                     save_and_stop(number + 1)
                 minutes = self.cadence.checkpoint_minutes
-                due = minutes and time.monotonic() - last_save > 60 * minutes
+                due = minutes and time.monotonic() - self._last_save > 60 * minutes
                 if due and number + 1 < self.loader.num_batches:
                     collect()
                     if not self.nonfinite.stops:
                         save(number + 1)
-                    last_save = time.monotonic()
                 asked = time.monotonic()
             collect()
             stop_if_not_finite(self.loader.num_batches)
             trained = time.monotonic()
-            row = epoch_row(epoch, self.loader.num_batches, sums, logged)
+            row = epoch_row(epoch, self.loader.num_batches, sums, logged) | meter.fields()
             found = None
             if self.cadence.validates(epoch):
                 found = self._validate(state, logged["beta"], bar)
@@ -237,22 +250,28 @@ class Run:
             if found is not None:
                 self.writers.validation(row["step"], found.per_frame, found.videos)
             if self.cadence.saves(epoch):
-                chosen_by = None if row[BEST] is None else {BEST: row[BEST]}
+                is_known = row[BEST] is not None and math.isfinite(row[BEST])
+                chosen_by = {BEST: row[BEST]} if is_known else None
                 unvalidated = progress.batch == self.loader.num_batches  # where the run was resumed
                 self.checkpoints.save(row["step"], state, Progress(epoch + 1), chosen_by, replace=unvalidated)
             if self.cadence.is_last(epoch):
                 self.checkpoints.wait()
 
         processes.on_first(record)
+        if self.cadence.saves(epoch):
+            self._last_save = time.monotonic()
         return state
 
-    def _step(self, bar: Any, *arguments: Any) -> tuple[TrainState, dict]:
+    def _step(self, bar: Any, meter: Meter, *arguments: Any) -> tuple[TrainState, dict]:
         """Dispatch the training step; the run's first one compiles, behind a message."""
         if self._compiled:
             return self.train_step(*arguments)
         with Announcement(bar, "compiling the training step"):
             self._compiled = True
-            return jax.block_until_ready(self.train_step(*arguments))
+            self.throughput.count_operations(*arguments)
+            done = jax.block_until_ready(self.train_step(*arguments))
+        meter.begin()
+        return done
 
     def _steps(self, epoch: int, start: int) -> Iterator[tuple[int, dict, dict, dict]]:
         """Yield (number, device batch, traced controls, logged controls) of an epoch's steps."""

@@ -35,7 +35,7 @@ class NonFinite:
         self.stops = False
 
     def meets(self, values: dict[str, float], number: int, epoch: int) -> bool:
-        """Return whether batch `number` of an epoch, with these metrics of its step, is not finite."""
+        """Return whether batch `number` of an epoch, both from 0, with these metrics is not finite."""
         if values["finite"]:
             self._in_a_row = 0
             return False
@@ -43,12 +43,14 @@ class NonFinite:
             return True
         self._in_a_row += 1
         loss, norm = values["loss"], values["grad_norm"]
-        self._found = f"epoch {epoch}, batch {number}: the loss is {loss} and the gradient norm {norm}"
+        self._found = (
+            f"epoch {epoch + 1}, batch {number + 1}: the loss is {loss} and the gradient norm {norm}"
+        )
         if math.isfinite(loss) and math.isfinite(norm):
             self._found += ", but a new parameter is not finite"
         self.stops = not self.skips or self._in_a_row >= self._limit
         if self.skips:
-            warn(f"Skipped {self._found}.")
+            warn(f"Skipped one step at {self._found}.")
         return True
 
     def error(self, last: str) -> NonFiniteError:

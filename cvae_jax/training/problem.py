@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, PyTree, Scalar
 
 from cvae_jax.losses import Objective
@@ -49,8 +50,20 @@ class Problem(NamedTuple):
         return RolloutState(as_float(self.frames[:, 0]), carry)
 
 
+class Prepared(NamedTuple):
+    """Of several steps: the conditioning, and the encoded targets or None, with leading axes (s, b)."""
+
+    conditioning: PyTree
+    encoded_target: PyTree
+
+    def of_step(self, number: Array) -> dict[str, PyTree]:
+        """Return the fields of `StepInputs` of one of the steps."""
+        at = lambda leaf: lax.dynamic_index_in_dim(leaf, number, keepdims=False)  # noqa: E731
+        return jax.tree.map(at, self)._asdict()
+
+
 class Chunks(NamedTuple):
-    """Teacher-forced clips in chunks of steps.
+    """Clips in chunks of steps: `time_chunk` of them where time is folded into the batch, otherwise one.
 
     All chunks have one length: the last one is filled up with steps whose mask is 0.
     """
@@ -64,15 +77,15 @@ class Chunks(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem) -> Chunks:
-        """Return chunks of at most `time_chunk` steps."""
+        """Return the chunks of a problem's clips."""
         steps = problem.clips.labels.shape[1] - 1
-        number = -(-steps // problem.options.time_chunk)
+        number = -(-steps // (problem.options.time_chunk if problem.options.fold_time else 1))
         size = -(-steps // number)
         videos = (_extend(video, number * size + 1) for video in (problem.frames, problem.clips.labels))
         return cls(problem, steps, number, size, *videos)
 
     def inputs(self, chunk: Array) -> StepInputs:
-        """Return the inputs of a chunk's steps, but for the conditioning."""
+        """Return the inputs of a chunk's steps as teacher-forced ones, but for what `prepare` makes."""
         problem, first = self.problem, chunk * self.size
         t = 1 + first + jnp.arange(self.size)
         window = frames_from(self.frames, first, self.size + 1)
@@ -88,14 +101,40 @@ class Chunks(NamedTuple):
             target=window[1:],
         )
 
+    def clips(self, chunk: Array) -> Clips:
+        """Return a chunk's frames and labels, from the frame before its first step on."""
+        cut = lambda video: lax.dynamic_slice_in_dim(video, chunk * self.size, self.size + 1, 1)  # noqa: E731
+        return Clips(cut(self.frames), cut(self.labels), self.problem.clips.mask)
+
+    def forced(self, chunk: Array) -> Array:
+        """Return which of a chunk's steps see the true previous frame; those that fill it up do."""
+        forced, missing = self.problem.forced, self.number * self.size - self.steps
+        forced = jnp.concatenate([forced, jnp.ones((missing, *forced.shape[1:]), bool)])
+        return lax.dynamic_slice_in_dim(forced, chunk * self.size, self.size)
+
+    def prepare(self, params: PyTree, batch_stats: PyTree, x: StepInputs) -> tuple[Prepared, PyTree]:
+        """Return what does not depend on generated frames, of a chunk's steps at once; and the statistics.
+
+        Targets are encoded beforehand only where time is folded: elsewhere `observe` does it group by group.
+        """
+        conditioning, stats = self._condition(params, batch_stats, x)
+        encoded = None
+        if self.problem.options.fold_time:
+            assert x.target is not None, "there are true frames to learn from"
+            encoded = self.problem.model.encode_targets(self.problem.with_params(params, stats), x.target)
+        return Prepared(conditioning, encoded), stats
+
+    def _condition(self, params: PyTree, batch_stats: PyTree, x: StepInputs) -> tuple[PyTree, PyTree]:
+        here = self.problem.with_params(params, batch_stats)
+        return self.problem.model.condition(here, x.label, x.mask, train=True)
+
     def observe(
         self, params: PyTree, batch_stats: PyTree, constants: PyTree, carry: PyTree, x: StepInputs
     ) -> tuple[PyTree, PyTree, Scores]:
         """Return the carry, the batch statistics and the scores of a chunk's steps."""
         model, objective = self.problem.model, self.problem.objective
         assert model.teacher_forced_chunk is not None
-        here = self.problem.with_params(params, batch_stats)
-        conditioning, stats = model.condition(here, x.label, x.mask, train=True)
+        conditioning, stats = self._condition(params, batch_stats, x)
         here = self.problem.with_params(params, stats)
         x = dataclasses.replace(x, conditioning=conditioning)
         outputs, carry, stats = model.teacher_forced_chunk(here, constants, carry, x, train=True)

@@ -35,8 +35,8 @@ def resume(
     """
     if step in checkpoint_folder.steps_resumed_from(workdir):
         warn(
-            f"The run has gone back to step {step} before; it is resumed from its newest checkpoint. To go "
-            f"back once more, delete {workdir / checkpoint_folder.RESUMED_FILE}."
+            f"The run has gone back to step {step} before, and resumes from its newest checkpoint now. To go "
+            f"back again, delete {workdir / checkpoint_folder.RESUMED_FILE}."
         )
         step = None
     steps = checkpoints.steps
@@ -67,8 +67,8 @@ def refuse_other_data(path: Path, found: str, trained: bool) -> None:
     """Raise UserError if a resumed run was trained on other data (a folder that was moved is the same)."""
     if trained and path.exists() and path.read_bytes().strip() != found.encode():
         raise UserError(
-            f"The run in {path.parent} was trained on other data than the config gives now: give the same "
-            "data to resume it, or another --workdir to start a new run."
+            f"The run in {path.parent} was trained on other data than the config describes now: give the "
+            "same data to resume it, or another --workdir to start a new run."
         )
 
 
@@ -82,9 +82,11 @@ def keep_rows(path: Path, epochs: int) -> None:
     rows = {row["epoch"]: row for row in read_metrics(path.parent) if 0 <= row["epoch"] < epochs}
     lost = [str(epoch) for epoch in range(epochs) if epoch not in rows]
     if lost:
-        warn(f"{path} is damaged: it has no rows of the epochs {', '.join(lost)}.")
-    with replacing(path) as partial:
-        partial.write_text("".join(_line(row) + "\n" for row in rows.values()))
+        warn(f"{path} is damaged: the rows of the epochs {', '.join(lost)} (counted from 0) are missing.")
+    kept = "".join(_line(row) + "\n" for row in rows.values()).encode()
+    if kept != path.read_bytes():
+        with replacing(path) as partial:
+            partial.write_bytes(kept)
 
 
 def append_row(path: Path, row: dict) -> None:

@@ -44,6 +44,7 @@ MODELS = {
     "cvae": ["--config.model.cvae.prior=learned", "--config.teacher_forcing.draw=example_step"],
     "cvae-feedback": [
         "--config.rollout.cut_feedback=False",
+        "--config.model.cvae.cut_previous_features=False",
         "--config.model.cvae.history=1",
         "--config.n_past=2",
     ],
@@ -72,7 +73,7 @@ def close(one, other, rtol):
 def agree(one, other, rtol=2e-3, size=(32, 64)):
     """Two runs with the same numbers, up to the order of sums, which Adam's first steps enlarge.
 
-    All parameters together are held to 5 % of the distance that they have moved.
+    All parameters together are held to 5 % of the distance that they have moved, batch statistics to 1 %.
     """
     rows, others = read_rows(one), read_rows(other)
     assert len(rows) == len(others) == 2
@@ -87,7 +88,8 @@ def agree(one, other, rtol=2e-3, size=(32, 64)):
     moved = np.linalg.norm(flat(state.params) - flat(start["params"]))
     assert np.linalg.norm(flat(state.params) - flat(another.params)) < 0.05 * moved
     if state.batch_stats:
-        np.testing.assert_allclose(flat(state.batch_stats), flat(another.batch_stats), rtol=rtol, atol=1e-5)
+        statistics = flat(state.batch_stats)
+        assert np.linalg.norm(statistics - flat(another.batch_stats)) < 0.01 * np.linalg.norm(statistics)
 
 
 def scored(environment, count, devices, workdir):

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from helpers import ROOT, TINY
+from helpers import ROOT, TINY, read_rows, restored, same_bits
 
 
 def run_script(script, environment, *flags, **kwargs):
@@ -25,14 +25,7 @@ def sentences(done):
     return [line for line in rest if line.strip()]
 
 
-def rows_without_times(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if "seconds" not in k} for x in lines]
-
-
 def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, lab_folder, tmp_path):
-    from helpers import restored, same_bits
-
     flags = [
         "--config=configs/cyclical.py",
         *TINY,
@@ -66,8 +59,8 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, lab
     resumed = run_script("train.py", environment, *flags, f"--workdir={killed}")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert "Resuming from epoch" in resumed.stderr
-    assert rows_without_times(killed) == rows_without_times(whole)
-    assert len(rows_without_times(whole)) == 4
+    assert read_rows(killed) == read_rows(whole)
+    assert len(read_rows(whole)) == 4
     assert same_bits(restored(whole, "last")[1], restored(killed, "last")[1])
 
     refused = run_script("train.py", environment, *flags, f"--workdir={whole}", "--config.seed=3")
@@ -78,7 +71,7 @@ def test_killed_and_resumed_equals_uninterrupted_then_evaluated(environment, lab
     extended = run_script("train.py", environment, *longer, "--extend")
     assert extended.returncode == 0, extended.stderr[-2000:]
     assert "Extending the run from 4 to 5 epochs" in extended.stderr
-    assert len(rows_without_times(whole)) == 5
+    assert len(read_rows(whole)) == 5
     assert extended.stdout == f"Trained; now run: python evaluate.py --workdir={whole}\n"
 
     scored = run_script("evaluate.py", environment, f"--workdir={whole}", "--checkpoint=last")

@@ -86,6 +86,17 @@ def test_a_flipped_bit_is_never_accepted(run):
         assert same_bits(checkpoints.restore(state, 4)[0], state)
 
 
+def test_what_is_left_of_a_deleted_checkpoint_is_no_reason_to_stop(run):
+    """Here, without digests and most files; a third checkpoint is damaged, and the best one takes over."""
+    config, workdir, state = run
+    shutil.copytree(folder_of(workdir, 2), folder_of(workdir, 3))
+    for path in (folder_of(workdir, 3) / digests.FILE, *files_of(workdir, 3)[1:]):
+        path.unlink(missing_ok=True)
+    largest(workdir, 4).write_bytes(b"short")
+    assert same_bits(resumed(config, workdir), state)
+    assert folder_of(workdir, "3.damaged").exists()
+
+
 def test_evaluation_refuses_a_damaged_checkpoint(run):
     config, workdir, state = run
     model = Components.build(config).model
@@ -95,7 +106,7 @@ def test_evaluation_refuses_a_damaged_checkpoint(run):
     with pytest.raises(DamagedError, match=r"4 is damaged \(.*\); choose another one with --checkpoint: 2\."):
         restore_for_evaluation(model, workdir, "last", (16, 12), None, averaged=False)
     largest(workdir, 2).write_bytes(b"short")
-    with pytest.raises(DamagedError, match="no other one is sound: put a copy in its place"):
+    with pytest.raises(DamagedError, match="no other checkpoint is intact: put a copy in its place"):
         restore_for_evaluation(model, workdir, "last", (16, 12), None, averaged=False)
 
 
@@ -126,8 +137,13 @@ def test_nothing_is_renamed_where_every_checkpoint_is_damaged(run, damage):
     rows = read_rows(workdir)
     for step in (2, 4):
         DAMAGE[damage](largest(workdir, step), folder_of(workdir, step))
-    with pytest.raises(DamagedError, match=r"checkpoints/4 is damaged \(.*\); no other one is sound"):
+    with pytest.raises(DamagedError, match=r"checkpoints/4 is damaged \(.*\); no other checkpoint is intact"):
         resumed(config, workdir)
+    before = (workdir / "config.json").read_text()
+    config.num_epochs = 3
+    with pytest.raises(DamagedError, match="no other checkpoint is intact"):
+        resumed(config, workdir, extend=True)
+    assert (workdir / "config.json").read_text() == before
     assert read_rows(workdir) == rows
     assert {path.name for path in (workdir / "checkpoints").iterdir() if path.is_dir()} == {"2", "4"}
 
@@ -228,11 +244,14 @@ def test_resume_from_an_older_step_happens_once(run, capsys):
         resumed(config, workdir, resume_from=3)
     assert same_bits(resumed(config, workdir, resume_from=2), state) and read_rows(workdir) == rows
     told = capsys.readouterr().err
-    assert "checkpoints/4 is newer. It has been moved to" in told and "training resumes from step 2." in told
-    assert "Resuming from epoch 1" in told and folder_of(workdir, "4.set_aside").is_dir()
+    assert (
+        "checkpoints/4 is newer than step 2. It has been moved to" in told
+        and "training resumes from step 2." in told
+    )
+    assert "Resuming from epoch 2, batch 1." in told and folder_of(workdir, "4.set_aside").is_dir()
     resumed(config, workdir, resume_from=2)
     told = capsys.readouterr().err
-    assert "gone back to step 2 before" in told and "Resuming from epoch 2" in told
+    assert "gone back to step 2 before, and resumes" in told and "Resuming" not in told
     (workdir / "resumed_from.json").unlink()
     resumed(config, workdir, resume_from=2)
     assert folder_of(workdir, "4.set_aside_2").is_dir()
@@ -243,7 +262,7 @@ def test_damaged_metrics_and_a_damaged_state_beside_them_change_nothing(run, req
     config, workdir, _ = run
     DAMAGE["metrics"](None, folder_of(workdir, 4))
     largest(workdir, 2).write_bytes(b"short")
-    with pytest.raises(DamagedError, match=r"checkpoints/4 is damaged \(.*\); no other one is sound"):
+    with pytest.raises(DamagedError, match=r"checkpoints/4 is damaged \(.*\); no other checkpoint is intact"):
         resumed(config, workdir, resume_from=requested)
     assert {path.name for path in (workdir / "checkpoints").iterdir() if path.is_dir()} == {"2", "4"}
 
@@ -322,7 +341,7 @@ def test_a_save_waits_for_the_one_before_it(run, tmp_path, monkeypatch):
 def test_one_process_trains_a_run(run):
     config, workdir, _ = run
     first = open_run(config, workdir, jax.local_devices()[:1])
-    with pytest.raises(UserError, match="Another process or run trains in .*; wait for it, or give"):
+    with pytest.raises(UserError, match="Another process or run is training in .*; wait for it, or give"):
         open_run(config, workdir, jax.local_devices()[:1])
     first.finish()
     open_run(config, workdir, jax.local_devices()[:1]).finish()

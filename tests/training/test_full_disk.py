@@ -79,7 +79,7 @@ def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path, room):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, before[1]))
     try:
-        with pytest.raises(StorageError, match=r"Cannot write .*lines \(File too large\): make room there"):
+        with pytest.raises(StorageError, match=r"Cannot write .*lines \(File too large\): raise the limit"):
             append_line(path, "a second line")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up(config, whole, disk, monkeypatch, moment, leave):
     workdir = disk / "run"
     with monkeypatch.context() as patch:
         patch.setattr(owner, moment, filling)
-        with pytest.raises(StorageError, match="Cannot write .*No space left on device.*: make room there"):
+        with pytest.raises(StorageError, match="Cannot write .*No space left on device.*: free some space"):
             trained(config, workdir)
     for row in (workdir / "metrics.jsonl").read_bytes().split(b"\n")[:-1]:
         assert row.endswith(b"}")
@@ -229,7 +229,7 @@ def test_train_py_on_a_disk_that_fills_up(environment, lab_folder, disk, tmp_pat
     said = (tmp_path / "err").read_text()
     sentence = said.splitlines()[-1]
     assert "Traceback" not in said, said[-3000:]
-    assert "error: Cannot write" in sentence and "make room there" in sentence
+    assert "error: Cannot write" in sentence and "free some space there" in sentence
     (disk / "filler").unlink()
     resumed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert resumed.returncode == 0 and "Resuming from epoch" in resumed.stderr, resumed.stderr[-2000:]

@@ -52,7 +52,7 @@ class Recorder(types.ModuleType):
 
     def __init__(self):
         super().__init__("wandb")
-        self.runs = []
+        self.runs, self.Error = [], ConnectionError
 
     def init(self, **settings):
         run = types.SimpleNamespace(settings=settings, logged=[], finished=False)
@@ -77,6 +77,18 @@ def test_wandb_gets_the_epochs_and_a_resumed_run_continues_it(tmp_path, monkeypa
     assert first.settings["dir"] == str(tmp_path) and first.finished
     scalars = {"epoch": 0, "train_loss": 0.5, "val_psnr_prior": 21.0}
     assert first.logged == [(7, scalars | {"val_psnr_prior_by_scene/square": 21.0})]
+
+
+def test_wandb_that_cannot_start_is_a_sentence(tmp_path, monkeypatch):
+    wandb = Recorder()
+
+    def refuse(**settings):
+        raise wandb.Error("api_key not configured\n(no-tty)")
+
+    wandb.init = refuse
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with pytest.raises(UserError, match=r"cannot start \(api_key not .* \(no-tty\)\): run `wandb login`"):
+        start_wandb(defaults.get_config(), tmp_path)
 
 
 def test_wandb_that_is_not_installed_or_not_asked_for(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Training runs: devices, guard, one compilation, resume, what is written."""
 
+import dataclasses
 import logging
 import re
 
@@ -82,7 +83,9 @@ def test_resume_with_another_config_is_refused_naming_the_field(data, tmp_path, 
     config.learning_rate.peak = 7e-3
     open_run(config, tmp_path, jax.local_devices()[:1]).writers.close()
     config.learning_rate.peak = 1e-3  # nothing is trained yet: any config may follow
-    open_run(config, tmp_path, jax.local_devices()[:1]).writers.close()
+    run = open_run(config, tmp_path, jax.local_devices()[:1])
+    run.describe()
+    run.resources.close()
     (tmp_path / "checkpoints" / "0").mkdir(parents=True)
     config.learning_rate.peak = 5e-3
     with pytest.raises(UserError, match=r"config\.learning_rate\.peak is 0\.005 but was 0\.001"):
@@ -102,7 +105,9 @@ def test_resume_with_another_config_is_refused_naming_the_field(data, tmp_path, 
     with pytest.raises(UserError, match=re.compile(longer, re.IGNORECASE)):
         open_run(config, tmp_path)
     capsys.readouterr()
-    open_run(config, tmp_path, extend=True).writers.close()
+    run = open_run(config, tmp_path, extend=True)
+    run.describe()
+    run.resources.close()
     (line,) = capsys.readouterr().err.splitlines()
     assert "from 3 to 5 epochs" in line and "the learning rate's cosine is stretched" in line
     assert "beta" not in line  # this one counts epochs of its own
@@ -128,7 +133,7 @@ def test_guard_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, monkeypa
     run = open_run(config, tmp_path, jax.local_devices()[:1], extend=True)
     values = Controls.values
     monkeypatch.setattr(Controls, "values", lambda self, e, n: values(self, e, n) | {"beta": float("nan")})
-    with pytest.raises(NonFiniteError, match="epoch 1, batch 0: the loss is nan"):
+    with pytest.raises(NonFiniteError, match="epoch 2, batch 1: the loss is nan"):
         run.finish()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps == [2]
@@ -256,6 +261,26 @@ def test_a_row_has_null_where_a_number_is_not_finite(tmp_path):
     assert read_rows(tmp_path) == [{"epoch": 0, "val_loss": None, "by": {"a": None}}]
 
 
+def test_a_score_that_is_not_a_number_is_no_best(data, small_model, tmp_path):
+    """Orbax would sort it among the others, and could delete the true best."""
+    config = tiny_config()
+    run = open_run(config, tmp_path, jax.local_devices()[:1])
+    run.cadence = dataclasses.replace(run.cadence, num_epochs=3)
+    validate, scores = run.validate, iter([9.0, float("nan"), 8.0])
+
+    class Scored:
+        empty = validate.empty
+
+        def run(self, *arguments):
+            found = validate.run(*arguments)
+            return found._replace(fields=found.fields | {"val_psnr_prior": next(scores)})
+
+    run.validate = Scored()
+    run.finish()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert (checkpoints.find("best"), checkpoints.find("last")) == (2, 6)
+
+
 def test_rows_of_unfinished_epochs_are_dropped(tmp_path):
     path = tmp_path / METRICS_FILE
     path.write_text('{"epoch": 0}\n{"epoch": 1}\n{"epoch": 2, "cut')
@@ -269,7 +294,10 @@ def test_rows_that_are_doubled_or_lost(tmp_path, capsys):
     path.write_bytes(b"\n".join([*rows, b"\xff\x00"]))
     keep_rows(path, 4)
     assert path.read_bytes() == b'{"epoch": 0, "kl": 0.1}\n{"epoch": 1}\n{"epoch": 2}\n'
-    assert "metrics.jsonl is damaged: it has no rows of the epochs 3." in capsys.readouterr().err
+    assert (
+        "metrics.jsonl is damaged: the rows of the epochs 3 (counted from 0) are missing."
+        in capsys.readouterr().err
+    )
     keep_rows(path, 3)
     assert capsys.readouterr().err == ""
 
@@ -281,6 +309,6 @@ def test_a_line_that_is_no_row_is_named_and_nothing_is_changed(tmp_path, line):
     path = tmp_path / METRICS_FILE
     content = b'{"epoch": 0}\n' + line + b'\n{"epoch": 1}\n'
     path.write_bytes(content)
-    with pytest.raises(UserError, match="^Line 2 of .*metrics.jsonl is no row of an epoch"):
+    with pytest.raises(UserError, match="^Line 2 of .*metrics.jsonl is not a row of an epoch"):
         keep_rows(path, 1)
     assert path.read_bytes() == content

@@ -68,10 +68,10 @@ def test_too_many_in_a_row_stop_at_the_last_good_state_which_resumes(data, tmp_p
     plant((1, 0), (1, 1), (2, 0))
     with pytest.raises(
         NonFiniteError,
-        match="after skipping 2 steps in a row .* at epoch 1, batch 1",
+        match="after skipping 2 steps in a row .* at epoch 2, batch 2",
     ):
         train(config, tmp_path / "run", jax.local_devices()[:1])
-    assert capsys.readouterr().err.count("Skipped epoch 1, batch") == 2
+    assert capsys.readouterr().err.count("Skipped one step at epoch 2, batch") == 2
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         state, progress = checkpoints.restore(good, checkpoints.find("last"))
     assert (progress.epoch, progress.batch, progress.sums["skipped"]) == (1, 2, 2)
@@ -94,7 +94,7 @@ def test_single_bad_steps_do_not_add_up():
 def test_stopping_names_the_way_to_go_on():
     counted = NonFinite("stop")
     assert counted.meets(BAD, 1, 3) and counted.stops
-    sentence = "epoch 3, batch 1: the loss is nan and .*; the last is 7. .* or resume this one with --config."
+    sentence = "epoch 4, batch 2: the loss is nan and .*; the last is 7. .* or resume this one with --config."
     with pytest.raises(NonFiniteError, match=sentence):
         raise counted.error("the last is 7")
     counted = NonFinite("stop")

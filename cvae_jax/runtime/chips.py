@@ -1,9 +1,9 @@
-"""Chips that can be planned for, with what their makers publish and what was measured on one of them.
+"""Chips that are known, with what their makers publish and what was measured on one of them.
 
-NVIDIA: the data sheets of the H100 (SXM) and of the A100 (80 GB, SXM), dense rates. float32 is that of the
-CUDA cores: TensorFloat-32 is never used (see `cvae_jax.models.products.full_precision`). Google: the pages
-"TPU v4", "TPU v5e" and "TPU v5p" of the Cloud TPU documentation; a float32 product takes six bfloat16 passes
-(`jax.lax.Precision.HIGHEST`).
+NVIDIA: the data sheets of the H200, the H100 and the A100 (80 GB), all SXM, dense rates. float32 is that of
+the CUDA cores: TensorFloat-32 is never used (see `cvae_jax.models.products.full_precision`). Google: the
+pages "TPU v4", "TPU v5e" and "TPU v5p" of the Cloud TPU documentation; a float32 product takes six bfloat16
+passes (`jax.lax.Precision.HIGHEST`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from cvae_jax.planning.operations import Operations
+from cvae_jax.runtime.operations import Operations
 
 CPU, DEFAULT_CHIP = "cpu", "h100"
 MARGIN = 0.25  # of the memory, kept free: by default JAX takes three quarters of a GPU's
@@ -25,8 +25,8 @@ PASSES = 6  # bfloat16 passes of a float32 product on a TPU
 UTILISATION = 0.25
 LAUNCH_SECONDS = 20e-6
 MEASURED = (
-    "with them the report's CVAE in float32 takes the 189 ms and 281 ms measured on one H100 for 10 "
-    "teacher-forced and 10 autoregressive clips of 16 frames, within 5%"
+    "they reproduce, within 5%, the 189 ms and 281 ms that the report's CVAE in float32 took on one H100 for "
+    "10 teacher-forced and 10 autoregressive clips of 16 frames"
 )
 # Share of a matrix product's rate that a step of 2 clips reaches on 2 threads (docs/benchmarks.json).
 CPU_UTILISATION = 0.45
@@ -43,6 +43,7 @@ class Chip:
       memory: bytes.
       rates: peak floating-point operations per second by dtype of the operands.
       bandwidth: bytes per second between the chip and its memory; None: not considered.
+      kinds: what JAX calls it (`jax.Device.device_kind`).
       utilisation: share of the peak that products and convolutions reach.
       launch_seconds: what each product or convolution takes besides, for its launch and for the small
         operations around it.
@@ -57,6 +58,7 @@ class Chip:
     utilisation: float
     launch_seconds: float
     assumption: str
+    kinds: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,13 @@ class Estimate:
 
 
 def _accelerator(
-    title: str, backend: str, memory: float, bfloat16: float, float32: float, bandwidth: float
+    title: str,
+    backend: str,
+    memory: float,
+    bfloat16: float,
+    float32: float,
+    bandwidth: float,
+    kinds: tuple[str, ...],
 ) -> Chip:
     return Chip(
         title=title,
@@ -85,15 +93,20 @@ def _accelerator(
         utilisation=UTILISATION,
         launch_seconds=LAUNCH_SECONDS,
         assumption=MEASURED if "H100" in title else f"{MEASURED}; nothing was measured on this chip",
+        kinds=kinds,
     )
 
 
+_A100 = ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB")
 ACCELERATORS = {
-    "h100": _accelerator("NVIDIA H100 SXM", "gpu", 80.0, 989.0, 67.0, 3350.0),
-    "a100": _accelerator("NVIDIA A100 SXM", "gpu", 80.0, 312.0, 19.5, 2039.0),
-    "v4": _accelerator("Google TPU v4", "tpu", 32.0, 275.0, 275 / PASSES, 1200.0),
-    "v5e": _accelerator("Google TPU v5e", "tpu", 16.0, 197.0, 197 / PASSES, 819.0),
-    "v5p": _accelerator("Google TPU v5p", "tpu", 95.0, 459.0, 459 / PASSES, 2765.0),
+    "h200": _accelerator("NVIDIA H200 SXM", "gpu", 141.0, 989.0, 67.0, 4800.0, ("NVIDIA H200",)),
+    "h100": _accelerator("NVIDIA H100 SXM", "gpu", 80.0, 989.0, 67.0, 3350.0, ("NVIDIA H100 80GB HBM3",)),
+    "a100": _accelerator("NVIDIA A100 SXM", "gpu", 80.0, 312.0, 19.5, 2039.0, _A100),
+    "v4": _accelerator("Google TPU v4", "tpu", 32.0, 275.0, 275 / PASSES, 1200.0, ("TPU v4",)),
+    "v5e": _accelerator(
+        "Google TPU v5e", "tpu", 16.0, 197.0, 197 / PASSES, 819.0, ("TPU v5 lite", "TPU v5e")
+    ),
+    "v5p": _accelerator("Google TPU v5p", "tpu", 95.0, 459.0, 459 / PASSES, 2765.0, ("TPU v5",)),
 }
 CHIPS = (*ACCELERATORS, CPU)
 
@@ -114,6 +127,16 @@ def this_machine(dtypes: Iterable[str], devices: int = 1) -> Chip:
     )
 
 
+def find_chip(kind: str) -> Chip | None:
+    """Return the accelerator that JAX calls `kind`; None if its peak is not known here."""
+    return next((chip for chip in ACCELERATORS.values() if kind in chip.kinds), None)
+
+
+def seconds_at_peak(operations: Operations, chip: Chip) -> float:
+    """Return what the arithmetic of operations would take if a chip ran at its peak throughout."""
+    return sum(flops / chip.rates[dtype] for dtype, flops in operations.flops.items())
+
+
 def product_rate(dtype: str) -> float:
     """Return the floating-point operations per second of a matrix product here, the best of some rounds."""
     x = jnp.ones((PRODUCT_SIZE, PRODUCT_SIZE), dtype)
@@ -130,7 +153,7 @@ def estimate(operations: Operations, chip: Chip, utilisation: float | None = Non
     """Return what the operations of a step take on a chip; utilisation: None takes the chip's."""
     share = chip.utilisation if utilisation is None else utilisation
     return Estimate(
-        compute=sum(flops / (share * chip.rates[dtype]) for dtype, flops in operations.flops.items()),
+        compute=seconds_at_peak(operations, chip) / share,
         traffic=operations.bytes / chip.bandwidth if chip.bandwidth else 0.0,
         launches=operations.number * chip.launch_seconds,
     )
