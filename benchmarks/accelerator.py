@@ -1,10 +1,12 @@
-"""The speed of training steps on this machine's accelerator: python benchmarks/accelerator.py [--tiny].
+"""What this machine's accelerator reaches: python benchmarks/accelerator.py [--tiny] [--minutes=8].
 
-Times steps of the multiscale model and of the report's CVAE in float32 and bfloat16 on one device, and writes
-the section "Accelerator" of docs/benchmarks.md and docs/benchmarks_accelerator.json. Each of ROUNDS rounds
-dispatches REPEATS steps, waits for the last one and reports the time per step. The script takes a few
-minutes, mostly for compilation. --tiny runs every case with a small model and leaves docs/ as it is, to test
-the script on a CPU.
+One device, no network. In this order: the rates of a matrix product and of a copy; training steps of the
+report's CVAE, the multiscale model and SVG-LP in float32 and bfloat16; the same step in PyTorch, where it is
+installed for the device; what a step spends its time on; rollouts of 630 frames; and 90 seconds of training
+on `dancer`, with its PSNR. What does not fit into --minutes is left out and named. The numbers go to
+docs/benchmarks_accelerator.json and the section "Accelerator" of docs/benchmarks.md, or to the file of
+--json. --tiny tries one case of each kind with a small model, and leaves docs/ as it is, to test the script
+on a CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,122 +28,146 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402
 
-from benchmarks import worker  # noqa: E402
 from benchmarks.pages import ACCELERATOR_HEADING, refuse_unwritable, with_section, write  # noqa: E402
 from cvae_jax.runtime.cli import fail  # noqa: E402
 
-REPEATS, ROUNDS = 10, 5
-TINY_REPEATS, TINY_ROUNDS = 1, 2
-TINY = {
-    "multiscale": {"widths": (16, 16)},
-    "cvae": {"frame_features": 8, "label_features": 4, "latent_channels": 4, "decoder_features": 12},
-}
+MINUTES, TRAINING_SECONDS = 8.0, 90.0
+# Share of the time after which no more steps, and no more rollouts, are begun; the rest is for training.
+STEPS_UNTIL, ROLLOUTS_UNTIL = 0.5, 0.65
+ROLLOUTS = (("report", 1), ("recommended", 1), ("recommended", 32), ("report", 32), ("recommended", 256))
+FRAMES, TINY_FRAMES = 630, 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A training step: what it is called, its config and batch."""
+def collect(minutes: float, tiny: bool, report: dict[str, Any]) -> None:
+    """Measure everything that the time suffices for, and add it to the report."""
+    import jax
 
-    title: str
-    recipe: str  # a module of configs/, or report: the defaults
-    batch: int
-    frames: int
-    precision: str = "float32"
-    optimizer: str = "adam"
-    teacher_forced: bool = True
-    widths: tuple[int, ...] | None = None
+    from benchmarks import accelerator_cases as cases
+    from cvae_jax.runtime.devices import Devices
 
-
-def cases() -> list[Case]:
-    """Return the timed cases, in the table's order."""
-    small = dict(recipe="recommended", frames=2)
-    found = [Case("multiscale", batch=8, optimizer=kind, **small) for kind in ("adam", "muon")]
-    for precision in ("float32", "bfloat16"):
-        found.append(Case("multiscale", batch=128, precision=precision, optimizer="muon", **small))
-    wide = "multiscale, twice as wide"
-    found.append(
-        Case(wide, batch=32, precision="bfloat16", optimizer="muon", widths=(32, 96, 144, 192), **small)
-    )
-    for precision in ("float32", "bfloat16"):
-        for forced, title in ((True, "teacher-forced"), (False, "autoregressive")):
-            found.append(
-                Case(f"the report's CVAE, {title}", "report", 10, 16, precision, teacher_forced=forced)
-            )
-    return found
-
-
-def config_of(case: Case, tiny: bool) -> Any:
-    """Return the config of a case."""
-    from configs import recommended
-    from cvae_jax import defaults
-
-    config = (recommended if case.recipe == "recommended" else defaults).get_config()
-    config.precision, config.optimizer.kind = case.precision, case.optimizer
-    if case.widths:
-        config.model.multiscale.widths = case.widths
+    devices, started = Devices(jax.local_devices()[:1]), time.monotonic()
+    steps, rollouts, frames = cases.cases(), ROLLOUTS, FRAMES
     if tiny:
-        config.model[config.model.kind].update(TINY[config.model.kind])
-    return config
+        steps, rollouts, frames = cases.one_of_each(), ROLLOUTS[:2], TINY_FRAMES
+    left_out, profiled = report["left_out"], cases.cases()[1]
 
+    def over(share: float) -> bool:
+        return time.monotonic() - started > share * 60 * minutes
 
-def measure(devices: Any, case: Case, tiny: bool) -> dict:
-    """Return the milliseconds of a step in each round, ascending, and the seconds of the first step."""
-    _, state, step = worker.build(devices, config_of(case, tiny))
-    batch, frames = (2, min(case.frames, 3)) if tiny else (case.batch, case.frames)
-    arrays, controls = worker.inputs(devices, batch, frames, case.teacher_forced)
+    with tqdm(total=len(steps) + len(rollouts) + 4, unit="case", dynamic_ncols=True) as bar:
 
-    def seconds(repeats: int) -> float:
-        nonlocal state
-        started = time.perf_counter()
-        for _ in range(repeats):
-            state, metrics = step(state, arrays, controls)
-        float(metrics["loss"])
-        return time.perf_counter() - started
+        def run(name: str, until: float, measure: Callable[[], Any], into: list | None = None) -> Any:
+            bar.set_description(name)
+            found = None
+            if over(until):
+                left_out.append(name)
+            else:
+                found = measure()
+                if into is not None and found is not None:
+                    into.append(found)
+            bar.update()
+            return found
 
-    first = seconds(1)
-    seconds(2)
-    repeats, rounds = (TINY_REPEATS, TINY_ROUNDS) if tiny else (REPEATS, ROUNDS)
-    milliseconds = sorted(1e3 * seconds(repeats) / repeats for _ in range(rounds))
-    rate = batch * (frames - 1) / statistics.median(milliseconds) * 1e3
-    return {"ms": milliseconds, "first_seconds": first, "frames_per_second": rate}
+        report["ceilings"] = run("matrix product and copy", 1, lambda: cases.ceilings(tiny))
+        for case in steps:
+            name = f"{case.title}, {case.batch} x {case.frames}, {case.precision}"
+            timed = run(name, STEPS_UNTIL, lambda case=case: cases.TrainingStep(devices, case, tiny))
+            if timed is not None:
+                report["cases"].append(dataclasses.asdict(case) | timed.measure())
+            if case in (steps[0], profiled) and timed is not None:
+                report["profile"] = cases.profile(lambda timed=timed: timed.seconds(3))
+                report["profiled"] = name
+        for compiled in (False, True):
+            name = f"PyTorch, {'torch.compile' if compiled else 'eager'}"
+            step = lambda compiled=compiled: cases.torch_step(profiled, compiled, tiny)  # noqa: E731
+            run(name, STEPS_UNTIL, step, report["torch"])
+        for recipe, number in rollouts:
+            name = f"rollout of {number} clips, {recipe}"
+            rolled = lambda r=recipe, n=number: cases.rollout(devices, r, n, frames, tiny)  # noqa: E731
+            run(name, ROLLOUTS_UNTIL, rolled, report["rollouts"])
+        rate = [row for row in report["cases"] if row["recipe"] == "recommended" and row["batch"] == 8]
+        report["training"] = None
+        if rate:
+            seconds = min(TRAINING_SECONDS, 60 * minutes / 4)
+            own = lambda: cases.train(rate[0]["frames_per_second"], seconds, devices, tiny)  # noqa: E731
+            report["training"] = run("training on dancer", 1, own)
 
 
 def section(report: dict) -> str:
     """Return the section of docs/benchmarks.md."""
     rows = []
     for row in report["cases"]:
-        times, of = row["ms"], f"{row['optimizer']}, {row['precision']}"
-        spread = f"{statistics.median(times):.3g} ({min(times):.3g} - {max(times):.3g})"
+        of = f"{row['optimizer']}, {row['precision']}"
+        mfu = "-" if row.get("mfu") is None else f"{row['mfu']:.1%}"
         rows.append(
-            f"| {row['title']} | {row['batch']} x {row['frames']} | {of} | {spread} "
-            f"| {row['frames_per_second']:,.0f} |"
+            f"| {row['title']} | {row['batch']} x {row['frames']} | {of} | {_spread(row['ms'])} "
+            f"| {row['frames_per_second']:,.0f} | {mfu} |"
         )
+    for row in report.get("torch", []):
+        rows.append(f"| {row['title']} | {row['batch']} x 16 | adam, bfloat16 | {_spread(row['ms'])} | | |")
     packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
-    table = "\n".join(rows)
     rounds, repeats = len(report["cases"][0]["ms"]), report["repeats"]
-    note = f"\n{report['note']}\n" if report["note"] else ""
-    return f"""{ACCELERATOR_HEADING}
+    parts = [
+        f"""{ACCELERATOR_HEADING}
 
 Written by `python benchmarks/accelerator.py` on {report["date"]}; the numbers are in
 [benchmarks_accelerator.json](benchmarks_accelerator.json). One {report["device"]}, {packages}. The table
-gives the time of a training step at 32 x 64, with the batch already on the device: the median of {rounds}
-rounds of {repeats} steps, with the minimum and maximum in parentheses. Frames per second count predicted
-frames.
-{note}
-| model | clips x frames | optimizer, precision | ms per step | frames/s |
-| --- | ---: | --- | ---: | ---: |
-{table}
-"""
+gives the time of a training step, with the batch already on the device: the median of {rounds} rounds of
+{repeats} steps, with the minimum and maximum in parentheses. Frames are 32 x 64, those of SVG 64 x 64. Frames
+per second count predicted frames. MFU is the share of the device's peak that the model's operations take,
+not counting what is computed again in the backward pass."""
+    ]
+    if report["note"]:
+        parts.append(report["note"])
+    if report.get("ceilings"):
+        best = report["ceilings"]
+        parts.append(
+            f"A matrix product reaches {best['float32_flops_per_second'] / 1e12:.3g} TFLOP/s in float32 and "
+            f"{best['bfloat16_flops_per_second'] / 1e12:.3g} TFLOP/s in bfloat16, and a copy "
+            f"{best['copied_bytes_per_second'] / 1e9:,.3g} GB/s."
+        )
+    head = "| model | clips x frames | optimizer, precision | ms per step | frames/s | MFU |\n"
+    parts.append(head + "| --- | ---: | --- | ---: | ---: | ---: |\n" + "\n".join(rows))
+    if report.get("rollouts"):
+        lines = [
+            f"| {row['recipe']} | {row['clips']} x {row['frames']} | {row['seconds']:.3g} "
+            f"| {row['frames_per_second']:,.0f} |"
+            for row in report["rollouts"]
+        ]
+        head = "| prior rollout | clips x frames | seconds | frames/s |\n| --- | ---: | ---: | ---: |\n"
+        parts.append(head + "\n".join(lines))
+    if report.get("profile"):
+        lines = [f"| `{row['name']}` | {row['share']:.1%} |" for row in report["profile"]]
+        parts.append(
+            f"What a step spends its time on ({report['profiled']}):\n\n"
+            "| operation | share |\n| --- | ---: |\n" + "\n".join(lines)
+        )
+    if report.get("training"):
+        own = report["training"]
+        parts.append(
+            f"{own['train_seconds']:.0f} seconds of training the recommended model on `dancer` "
+            f"({own['clips']:,} clips, {own['compile_seconds']:.0f} s of compilation apart) reached "
+            f"{own['val_psnr_prior']:.2f} dB on the validation clip with single draws from the prior."
+        )
+    if report.get("left_out"):
+        parts.append(f"Left out for lack of time: {'; '.join(report['left_out'])}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _spread(milliseconds: list[float]) -> str:
+    low, high = min(milliseconds), max(milliseconds)
+    return f"{statistics.median(milliseconds):.3g} ({low:.3g} - {high:.3g})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--tiny", action="store_true", help="every case with a small model; leave docs/ as it is"
-    )
+    parser.add_argument("--tiny", action="store_true", help="a trial with small models; leave docs/ as it is")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="how long it may take; default 8")
     parser.add_argument("--json", type=Path, help="a file for the numbers; docs/ is then left as it is")
     parser.add_argument("--note", default="", help="a sentence to print with the numbers")
     options = parser.parse_args()
+    if not options.minutes > 0:
+        fail(f"--minutes is {options.minutes}; give a positive number.")
     if options.json:
         refuse_unwritable(options.json)
     from cvae_jax.runtime import platform
@@ -148,21 +175,19 @@ def main() -> None:
     platform.prepare()
     import jax
 
-    from cvae_jax.runtime.devices import Devices
+    from benchmarks.accelerator_cases import REPEATS, TINY_REPEATS
 
     if jax.default_backend() == "cpu" and not options.tiny:
         fail("JAX finds no accelerator. Install the matching jax[cuda13] or jax[tpu], or try --tiny.")
-    devices = Devices(jax.local_devices()[:1])
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "device": jax.local_devices()[0].device_kind,
         "packages": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
         "repeats": TINY_REPEATS if options.tiny else REPEATS,
         "note": options.note,
-        "cases": [],
+        **{name: [] for name in ("cases", "torch", "rollouts", "left_out")},
     }
-    for case in tqdm(cases(), unit="case"):
-        report["cases"].append(dataclasses.asdict(case) | measure(devices, case, options.tiny))
+    collect(options.minutes, options.tiny, report)
     numbers = json.dumps(report, indent=1) + "\n"
     if options.json:
         write(options.json, numbers)

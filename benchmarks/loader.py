@@ -30,12 +30,8 @@ from tqdm import tqdm  # noqa: E402
 
 from benchmarks.loader_worker import BATCH, FRAMES  # noqa: E402
 from benchmarks.pages import LOADER_HEADING, refuse_unwritable, with_section, write  # noqa: E402
-from benchmarks.run import (  # noqa: E402
-    Side,
-    describe,
-    environment,
-    threads,
-)
+from benchmarks.run import describe  # noqa: E402
+from benchmarks.side import Side, environment, threads  # noqa: E402
 from configs import quickstart  # noqa: E402
 from cvae_jax.data.clips import Recording  # noqa: E402
 from cvae_jax.data.datasets import dancer, frame_folder  # noqa: E402

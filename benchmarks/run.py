@@ -3,14 +3,14 @@
 Both sides are live processes with the same threads and environment and take turns, A B A B; a ratio is
 PyTorch's time over ours, pair by pair, and its median is quoted with the middle half. Before anything is
 timed both sides must give the same losses on the parity fixture. The whole run (about half an hour) also
-measures memory, start-up, compilations and the loader, and writes docs/benchmarks.md; --quick takes three
-cases in a few minutes.
+measures memory, start-up, compilations and the loader, and writes docs/benchmarks.md; --quick takes five
+cases in a few minutes. Both say what has become slower since docs/benchmarks.json was measured on the same
+kind of CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -29,126 +29,17 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402
 
+from benchmarks import regressions  # noqa: E402
+from benchmarks.cases import CASES, FRAMES, LONG, Case  # noqa: E402
+from benchmarks.document import GEMM_SIZE, document, table  # noqa: E402
 from benchmarks.pages import refuse_unwritable, sections_of_others, with_section, write  # noqa: E402
+from benchmarks.side import Side, environment, threads  # noqa: E402
 from benchmarks.worker import HEIGHT, WIDTH  # noqa: E402
 from cvae_jax.runtime import platform  # noqa: E402
 from cvae_jax.runtime.cli import fail  # noqa: E402
 
 FIXTURE = ROOT / "tests" / "fixtures" / "parity_small.npz"
 PAUSE_SECONDS = 0.3  # lets the other side's threads fall asleep
-GEMM_SIZE = 2048
-FRAMES, LONG = 16, 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A timed case: its name in the JSON, the request, how it reads, and its numbers of pairs."""
-
-    name: str
-    request: dict
-    title: str
-    pairs: int
-    quick_pairs: int = 0
-
-
-def _train(batch: int, teacher_forced: bool, pairs: int, quick_pairs: int = 0) -> Case:
-    short, long = ("tf", "teacher-forced") if teacher_forced else ("ar", "autoregressive")
-    request = {"case": "train", "batch": batch, "frames": FRAMES, "teacher_forced": teacher_forced}
-    title = f"training step, {long}, batch {batch}"
-    return Case(f"train_{short}_b{batch}", request, title, pairs, quick_pairs)
-
-
-def _rollout(batch: int, pairs: int, quick_pairs: int = 0) -> Case:
-    request = {"case": "rollout", "batch": batch, "frames": FRAMES}
-    title = f"prior rollout, {batch} clip{'s' if batch > 1 else ''}"
-    return Case(f"rollout_b{batch}", request, title, pairs, quick_pairs)
-
-
-def _multiscale(case: str, batch: int, frames: int, title: str, pairs: int, quick_pairs: int = 0) -> Case:
-    request = {"case": case, "model": "multiscale", "batch": batch, "frames": frames}
-    request |= {"teacher_forced": True} if case == "train" else {}
-    return Case(f"multiscale_{case}_b{batch}", request, f"multiscale: {title}", pairs, quick_pairs)
-
-
-CASES = (
-    _train(2, True, 15, 9),
-    _train(2, False, 15, 9),
-    _train(10, True, 5),
-    _train(10, False, 5),
-    _rollout(1, 25, 15),
-    _rollout(4, 15),
-    _rollout(32, 5),
-    _multiscale("train", 16, 2, "training step, batch 16, 2 frames", 15, 9),
-    _multiscale("rollout", 1, 16, "prior rollout, 1 clip", 25, 15),
-    _multiscale("rollout", 8, 16, "prior rollout, 8 clips", 15),
-)
-
-
-class Side:
-    """A live worker (see benchmarks/worker.py): `python -m module name *arguments`."""
-
-    def __init__(
-        self,
-        name: str,
-        environment: dict[str, str],
-        module: str = "benchmarks.worker",
-        arguments: tuple[str, ...] = (),
-    ):
-        self.name = name
-        self._log = tempfile.TemporaryFile("w+")
-        self._started = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, name, *arguments],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-        )
-        self._answer()
-
-    def ask(self, **request: object) -> dict:
-        """Return the worker's answer."""
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            self._log.seek(0)
-            said = self._log.read().strip().splitlines() or ["nothing"]
-            fail(f"The worker '{self.name}' ended early; its last line of output was: {said[-1]}", status=1)
-        return json.loads(line)
-
-    def __enter__(self) -> Side:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def environment(cache: Path) -> dict[str, str]:
-    """What both sides run in: CPU only, all cores this process may use, the settings the programs make."""
-    name, setting = platform.ALLOCATOR
-    return {
-        **{key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
-        name: setting,
-        "JAX_PLATFORMS": "cpu",
-        "OMP_NUM_THREADS": str(threads()),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
-
-
-def threads() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def check(sides: list[Side]) -> dict[str, list[float]]:
@@ -332,95 +223,9 @@ def describe(*more: str) -> dict[str, object]:
     }
 
 
-def table(results: dict[str, dict]) -> str:
-    """Return the comparison as Markdown."""
-    titles = {case.name: case.title for case in CASES}
-    lines = [
-        "| 32 x 64, 16 frames | ours (s) | PyTorch (s) | ratio | middle half | pairs |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, r in results.items():
-        low, high = r["ratio_middle_half"]
-        lines.append(
-            f"| {titles[name]} | {r['ours_s']:.3g} | {r['torch_s']:.3g} | {r['ratio']:.2f} | "
-            f"{low:.2f} - {high:.2f} | {r['pairs']} |"
-        )
-    return "\n".join(lines)
-
-
-def document(report: dict) -> str:
-    """Return docs/benchmarks.md."""
-    here = report["_machine"]
-    gib = lambda x: "not run, does not fit" if x is None else f"{x / 1e9:.2f} GB"  # noqa: E731
-    spread = lambda x: f"{statistics.median(x):.1f} s ({min(x):.1f} - {max(x):.1f})"  # noqa: E731
-    rates = {side: statistics.median(values) for side, values in report["_gemm_gflops"].items()}
-    packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
-    flags = " ".join(f"{name}={value}" for name, value in here["cpu_flags"].items())
-    cold, warm = (spread(report["_start_up"][kind]) for kind in ("cold", "warm"))
-    memory_rows = [
-        f"| {'ours' if row['side'] == 'ours' else 'PyTorch'}, batch {row['batch']}, {row['frames']} frames"
-        f"{', compilation included' if row['compiles'] else ''} | {gib(row['peak_bytes'])} |"
-        for row in report["_memory"]
-    ]
-    shares = [
-        f"| {case.title} | {report['_gemm_share'][case.name]:.0%} |"
-        for case in CASES
-        if case.name in report["_gemm_share"]
-    ]
-    compiled = report["_compilations"]["train_tf_b2"] + report["_compilations"]["train_ar_b2"]
-    idle = report["_loader"]
-    return f"""# Benchmarks
-
-Written by `make bench` on {here["date"]}; the numbers are in [benchmarks.json](benchmarks.json), what they
-mean in [performance.md](performance.md).
-
-{here["cpu"]} ({here["vectors"]}), {here["threads"]} threads, {here["memory_gib"]} GiB,
-Python {here["python"]}, {packages}. Both sides: the same threads, `{here["allocator"]}`. Ours:
-`{flags}`.
-Times wander where a machine is shared, so ratios are taken pair by pair (PyTorch / ours, above 1 is faster)
-and quoted as the median, with the middle half of the pairs. Before the timing both sides gave the same losses
-on the parity fixture.
-
-## Speed
-
-The report's model at full size (128, 32, 12, 192) and the multiscale model of `configs/recommended.py`,
-trained with Adam and without augmentation, in float32. Training clips of the multiscale model have one
-context frame and one predicted frame.
-
-{table({case.name: report[case.name] for case in CASES})}
-
-A {GEMM_SIZE} x {GEMM_SIZE} float32 matrix product runs at {rates["ours"]:.0f} GFLOP/s in XLA and
-{rates["torch"]:.0f} GFLOP/s in PyTorch. Of XLA's rate the training step reaches (own count of the model's
-operations, `cvae_jax/models/flops.py`):
-
-| | share |
-| --- | ---: |
-{chr(10).join(shares)}
-
-## Memory
-
-Peak resident memory of a fresh process after two training steps.
-
-| | peak |
-| --- | ---: |
-{chr(10).join(memory_rows)}
-
-## Start
-
-From the command `python train.py --config=configs/monotonic.py --config.batch_size=2` to the end of the first
-step, median and range of {len(report["_start_up"]["cold"])}: {cold} with nothing compiled before, {warm} the
-second time. Compilations for teacher-forced and autoregressive steps of batch 2 together: {compiled}.
-
-## Input
-
-In the second epoch of that run the loop waited {idle["input_seconds"]:.3f} s of
-{idle["train_seconds"]:.1f} s for batches ({idle["idle_share"]:.2%}).
-"""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three cases, a few minutes, no document")
+    parser.add_argument("--quick", action="store_true", help="five cases, a few minutes, no document")
     parser.add_argument("--json", type=Path, help="where the numbers go; default docs/benchmarks.json")
     options = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
@@ -435,6 +240,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(temporary)
         report, known = time_cases([(case, n) for case, n in pairs if n], cache)
+        changes = regressions.against_committed(report, describe())  # before the file is replaced
         if options.json is not None:  # the rest takes long
             write(options.json, json.dumps(report, indent=1) + "\n")
         if not options.quick:
@@ -454,6 +260,7 @@ def main() -> None:
     if options.json is not None:
         write(options.json, json.dumps(report, indent=1) + "\n")
     print(table({name: value for name, value in report.items() if not name.startswith("_")}))
+    print("\n".join(["", *changes]))
 
 
 if __name__ == "__main__":

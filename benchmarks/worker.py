@@ -27,10 +27,10 @@ BETA = 1.0
 GEMM_SECONDS = 0.5
 
 
-def clips(batch: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+def clips(batch: int, frames: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> tuple[np.ndarray, np.ndarray]:
     """Return uint8 frames and labels (b, t, h, w, 3): the same noise on both sides."""
     rng = np.random.default_rng(0)
-    shape = (batch, frames, HEIGHT, WIDTH, 3)
+    shape = (batch, frames, *size, 3)
     return tuple(rng.integers(0, 256, shape, np.uint8) for _ in range(2))
 
 

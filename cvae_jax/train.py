@@ -178,7 +178,7 @@ def _open(
         metrics_file=workdir / METRICS_FILE,
         throughput=Throughput(
             config.clip_length - 1,
-            functools.partial(_model_operations, parts, step_options, chosen),
+            functools.partial(model_operations, parts, step_options, chosen),
             chosen.devices,
         ),
         profile=profile,
@@ -189,7 +189,7 @@ def _open(
     )
 
 
-def _model_operations(
+def model_operations(
     parts: Components, step_options: dict[str, Any], devices: Devices, *arguments: Any
 ) -> tuple[Operations, Operations]:
     """Return the operations of a step on one device with true and with generated previous frames.

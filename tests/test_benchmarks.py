@@ -75,6 +75,31 @@ def test_a_ratio_is_the_median_over_pairs_of_turns(monkeypatch):
     assert "| 2 | 4 | 2.00 | 1.50 - 2.50 | 3 |" in run.table({run.CASES[0].name: found})
 
 
+def with_ratios(low, high):
+    return {"ratio": (low + high) / 2, "ratio_middle_half": [low, high]}
+
+
+def test_what_became_slower_is_told_on_the_same_kind_of_machine():
+    from benchmarks import regressions
+
+    here = {"cpu": "one", "vectors": "avx2", "threads": 2}
+    committed = {"train_tf_b2": with_ratios(1.2, 1.4), "rollout_b1": with_ratios(1.5, 1.7), "_gemm": {}}
+    committed["_machine"] = here | {"date": "2026-01-01"}
+    slower = {"train_tf_b2": with_ratios(1.0, 1.1), "rollout_b1": with_ratios(1.4, 1.6)}
+    (sentence,) = regressions.compare(slower, here, committed)
+    assert sentence.startswith(
+        "SLOWER: training step, teacher-forced, batch 2 is 1.05 times as fast as PyTorch"
+    )
+    assert "and was 1.30 (1.20 - 1.40) in benchmarks.json of 2026-01-01." in sentence
+    faster = {"train_tf_b2": with_ratios(1.5, 1.6), "train_ar_b2": with_ratios(1.0, 1.1)}
+    sentences = regressions.compare(faster, here, committed)
+    assert [s.split()[0] for s in sentences] == ["faster:", "Not"] and "autoregressive" in sentences[1]
+    same = {"rollout_b1": with_ratios(1.65, 1.9)}
+    assert regressions.compare(same, here, committed)[0].startswith("As fast as in benchmarks.json")
+    (sentence,) = regressions.compare(slower, here | {"threads": 4}, committed)
+    assert sentence.startswith("Not compared") and sentence.endswith("one (avx2) with 2 threads.")
+
+
 def test_sides_that_differ_are_not_compared():
     from benchmarks import run
 
@@ -175,9 +200,16 @@ def test_steps_are_timed_on_whatever_device_there_is(tmp_path):
     done = subprocess.run(command, check=True, timeout=600, capture_output=True, text=True)
     found = json.loads(file.read_text())
     from benchmarks import accelerator
+    from benchmarks.accelerator_cases import one_of_each
 
-    assert [row["title"] for row in found["cases"]] == [case.title for case in accelerator.cases()]
-    assert all(min(row["ms"]) > 0 and row["frames_per_second"] > 0 for row in found["cases"])
+    assert [row["title"] for row in found["cases"]] == [case.title for case in one_of_each()]
+    assert {row["recipe"] for row in found["cases"]} == {"report", "recommended", "svg_lp_mmnist"}
+    for row in found["cases"]:
+        assert min(row["ms"]) > 0 and row["frames_per_second"] > 0 and row["tflop"] > 0
+    assert found["left_out"] == [] and all(rate > 0 for rate in found["ceilings"].values())
+    assert [row["seconds"] > 0 for row in found["rollouts"]] == [True, True]
+    assert sum(row["share"] for row in found["profile"]) == pytest.approx(1, abs=0.5)
+    assert found["training"]["val_psnr_prior"] > 5
     assert accelerator.section(found) in done.stdout
     committed = json.loads((ROOT / "docs" / "benchmarks_accelerator.json").read_text())
     assert accelerator.section(committed) in (ROOT / "docs" / "benchmarks.md").read_text()
@@ -242,3 +274,32 @@ def test_the_multiscale_reference_computes_what_our_model_does(patch):
     np.testing.assert_allclose(found.permute(0, 2, 3, 1), outputs.raw, atol=1e-5)
     expected = Objective().kl_divergence(outputs.posterior, outputs.prior, False)
     np.testing.assert_allclose(kl, expected, rtol=1e-4)
+
+
+def test_a_profile_counts_the_operations_of_the_device():
+    from benchmarks.accelerator_cases import summary
+
+    host, device = 1, 2
+    event = lambda pid, name, dur: {"ph": "X", "pid": pid, "dur": dur, "args": {"hlo_op": name}}  # noqa: E731
+    events = [
+        {"name": "process_name", "pid": host, "args": {"name": "/host:CPU"}},
+        {"name": "process_name", "pid": device, "args": {"name": "/device:GPU:0"}},
+        event(host, "dot.1", 9000.0),
+        event(device, "fusion.12", 2000.0),
+        event(device, "fusion.3", 1000.0),
+        event(device, "while.1", 4000.0),
+        event(device, "convolution", 1000.0),
+        {"ph": "X", "pid": device, "dur": 50.0},
+    ]
+    found = summary(events, most=1)
+    assert found == [{"name": "fusion", "milliseconds": 3.0, "share": 0.75}]
+
+
+def test_what_the_time_does_not_suffice_for_is_named(monkeypatch):
+    from benchmarks import accelerator, accelerator_cases
+
+    monkeypatch.setattr(accelerator_cases, "ceilings", lambda tiny: {"float32_flops_per_second": 1.0})
+    report = {name: [] for name in ("cases", "torch", "rollouts", "left_out")}
+    accelerator.collect(1e-9, True, report)
+    assert report["cases"] == report["rollouts"] == [] and report["training"] is None
+    assert "rollout of 1 clips, report" in report["left_out"] and len(report["left_out"]) > 6

@@ -142,14 +142,16 @@ def test_the_estimate_is_what_was_measured_on_an_h100(full_size, forced):
     operations, step = full_size[forced]
     assert (case["batch"], case["frames"]) == (step.config.batch_size, step.config.clip_length)
     measured = statistics.median(case["ms"])
-    assert 1e3 * estimate(operations, ACCELERATORS["h100"]).total == pytest.approx(measured, rel=0.05)
+    found = 1e3 * estimate(operations, ACCELERATORS["h100"]).total / measured
+    # Since the measurement, the autoregressive step computes features for several frames at once.
+    assert 0.95 < found < 1.05 if forced else 0.85 < found < 0.95
     assert f"{measured:.0f} ms" in MEASURED
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(DOCUMENTED)))
 def test_the_page_compares_estimates_with_all_steps_measured_on_an_h100(number):
-    from benchmarks.accelerator import Case, config_of
+    from benchmarks.accelerator_cases import Case, config_of
 
     fields = {name: DOCUMENTED[number][name] for name in ("title", "recipe", "batch", "frames", "precision")}
     case = Case(**fields, optimizer=DOCUMENTED[number]["optimizer"])

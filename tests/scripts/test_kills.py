@@ -43,8 +43,8 @@ def text_of(log, name):
 
 
 def phase(workdir, log):
-    """What a run is doing, from what it has printed and what is on disk."""
-    bars = re.split("[\r\n]", text_of(log, "err").rstrip())
+    """What a run is doing, from what process 0 has printed and what is on disk."""
+    bars = re.split("[\r\n]", text_of(log, "err0").rstrip())
     if len(bars) < 2 and "CPU settings" not in bars[-1]:
         return "start of Python"
     if list((workdir / FOLDER).glob(HALF_WRITTEN)):

@@ -102,7 +102,7 @@ def operations_of(config, size=(32, 64)):
     batch = devices.split(random_batch(config.batch_size, config.clip_length, size))
     arguments = state, batch, step_controls(np.zeros(steps, bool))
     step = devices.map_update(make_train_step(*parts.compiled, **options))
-    counted = training._model_operations(parts, options, devices, *arguments)
+    counted = training.model_operations(parts, options, devices, *arguments)
     return counted, count_operations(jax.make_jaxpr(step)(*arguments))
 
 
