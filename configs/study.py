@@ -3,10 +3,12 @@
     python study.py --config=configs/study.py --workdir=S
 
 and, beside them, the three schedules with the KL per latent element and a small weight. Full size: meant
-for accelerators, one run on each. `base` is the config of a run; a variant is what it changes of it.
+for accelerators, where runs of one shape train together. `base` is the config of a run; a variant is what it
+changes of it.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from cvae_jax import defaults
 
@@ -19,6 +21,9 @@ def get_config() -> ConfigDict:
     config.name = "study"
     config.seeds = 3  # runs of a variant; run k has seed base.seed + k
     config.split = "test"  # of the data set: what the table is measured on
+    # How many runs of one shape (all but schedules, seeds and draws alike) train together on a device, as one
+    # program. None: all of them on accelerators, one on a CPU.
+    config.together = placeholder(int)
     config.base = defaults.get_config()
     config.base.data.name = "dancer"
     config.base.eval.best_of = 0

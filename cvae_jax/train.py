@@ -34,6 +34,7 @@ from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE, read_
 from cvae_jax.training.checkpoint import Checkpoints
 from cvae_jax.training.checkpoint_folder import has_checkpoint, refuse_unknown_step
 from cvae_jax.training.controls import Controls
+from cvae_jax.training.group import Member, make_group_step
 from cvae_jax.training.logging import Writers, require_wandb, start_wandb
 from cvae_jax.training.loop import Cadence, Run
 from cvae_jax.training.nonfinite import NonFinite
@@ -70,14 +71,15 @@ def open_run(
     should_stop: Callable[[], bool] = lambda: False,
     extend: bool = False,
     resume_from: int | None = None,
+    member: Member | None = None,
 ) -> Run:
     """Check a config against its workdir, load its data and open its checkpoints and logs; see `train`.
 
     cache: shares data and compiled programs with other runs. should_stop: see `Run`. extend, resume_from:
-    see `train`.
+    see `train`. member: the run's place among others that it trains with.
     """
     with contextlib.ExitStack() as stack:  # closes what is open if what follows fails
-        run = _open(stack, config, workdir, devices, cache, should_stop, extend, resume_from)
+        run = _open(stack, config, workdir, devices, cache, should_stop, extend, resume_from, member)
         run.resources = stack.pop_all()
     return run
 
@@ -91,6 +93,7 @@ def _open(
     should_stop: Callable[[], bool],
     extend: bool,
     resume_from: int | None,
+    member: Member | None,
 ) -> Run:
     parts = config_files.agreed(config)
     if config.wandb:
@@ -129,15 +132,17 @@ def _open(
     parts.objective.check_frame_size(*frame_size)
     refuse_batch_statistics_in_parts(config, parts, frame_size, label_size)
     step_options = make_step_options(config, parts, controls)
-    train_step = cache.get(
-        ("train", parts.compiled, tuple(step_options.items()), chosen.devices),
-        lambda: chosen.map_update(make_train_step(*parts.compiled, **step_options)),
-    )
+    train_step = _compiled_step(parts, step_options, chosen, cache, member)
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
 
     profile = Profile(workdir, config.profile_steps if processes.is_first() else ())
     stack.callback(profile.close)
+    validation = Validation(
+        scorer, parts.objective, data["validation"], parts.evaluation.seed, config.log.images
+    )
+    if member is not None:
+        validation.run = member.in_turn(validation.run)  # type: ignore[method-assign]
     checkpoints: Any = None  # these and the writers are process 0's
     writers: Any = None
 
@@ -170,9 +175,7 @@ def _open(
         ),
         train_step=train_step,
         devices=chosen,
-        validate=Validation(
-            scorer, parts.objective, data["validation"], parts.evaluation.seed, config.log.images
-        ),
+        validate=validation,
         checkpoints=checkpoints,
         writers=writers,
         metrics_file=workdir / METRICS_FILE,
@@ -187,6 +190,18 @@ def _open(
         resume_from=resume_from,
         describe=describe,
     )
+
+
+def _compiled_step(
+    parts: Components, options: dict[str, Any], devices: Devices, cache: Cache, member: Member | None
+) -> Callable:
+    """Return the compiled step of a run, or of the group that it is a member of."""
+    key = ("train", parts.compiled, tuple(options.items()), devices.devices)
+    step = functools.partial(make_train_step, *parts.compiled, **options)
+    if member is None:
+        return cache.get(key, lambda: devices.map_update(step()))
+    size = member.group.size
+    return member.step(lambda: cache.get((*key, size), lambda: devices.map_update(make_group_step(step()))))
 
 
 def model_operations(

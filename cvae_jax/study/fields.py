@@ -1,6 +1,7 @@
 """The fields of a study's config, which the configs of studies are checked against."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from cvae_jax import defaults
 
@@ -14,6 +15,7 @@ def get_config() -> ConfigDict:
     config.name = "study"
     config.seeds = 1
     config.split = "test"
+    config.together = placeholder(int)
     config.base = defaults.get_config()
     config.variants = ()
     config.changes = ConfigDict()

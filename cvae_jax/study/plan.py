@@ -89,6 +89,8 @@ def plan(study: ConfigDict, workdir: Path) -> list[Planned]:
 def _check(study: ConfigDict) -> None:
     if study.seeds < 1:
         raise UserError(f"config.seeds is {study.seeds}; give at least 1.")
+    if study.together is not None and study.together < 1:
+        raise UserError(f"config.together is {study.together}; give at least 1, or leave it out.")
     if study.seeds * len(study.variants) > MOST_RUNS:
         raise UserError(
             f"config.seeds is {study.seeds}, for each of {len(study.variants)} variants; give at most "

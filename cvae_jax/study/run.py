@@ -1,4 +1,4 @@
-"""A study: many runs, one on each device at a time.
+"""A study: many runs, on each device one at a time, or those of one shape together.
 
 A study's folder holds runs/<variant>/seed_<n>/, each an ordinary workdir, and the report on them. Nothing is
 done twice: an interrupted study resumes where it stopped.
@@ -10,7 +10,7 @@ import concurrent.futures
 import json
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import jax
@@ -32,13 +32,14 @@ from cvae_jax.runtime.files import exclusive, replacing
 from cvae_jax.runtime.workdir import read_metrics
 from cvae_jax.study import report
 from cvae_jax.study.plan import STOPPED, Planned, plan, scorings
-from cvae_jax.train import open_run
+from cvae_jax.train import make_controls, make_step_options, open_run
+from cvae_jax.training.group import Group, Member
 
 FILE = "study.json"
 
 
 def run_study(study: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> list[dict]:
-    """Train and score every run of a study that is not done yet, one on each device; write the report.
+    """Train and score every run of a study that is not done yet, on each device some; write the report.
 
     A run that a non-finite number stops is part of the result: the report names it and leaves it out of the
     means. Returns the rows of the report's table.
@@ -67,24 +68,70 @@ def _run_all(
         free.put(device)
     stop = threading.Event()
     total = sum(run.config.num_epochs for run in runs)
+    todo = [run for run in runs if not run.stopped and _left_to_score(study, run)]
+    groups = grouped(study, todo, len(chosen))
+    if shared := [len(group) for group in groups if len(group) > 1]:
+        progress.tell(f"Runs of one shape train together, in groups of {', '.join(map(str, shared))}.")
     with tqdm(total=total, unit="epoch", desc=f"{len(runs)} runs", dynamic_ncols=True) as bar:
+        bar.update(total - sum(run.config.num_epochs for run in todo))
 
-        def on_a_device(run: Planned) -> None:
-            device = free.get()
+        def train(run: Planned, device: jax.Device, group: Group, number: int) -> None:
+            with progress.together(bar), group.member(number) as member:
+                _run_one(study, run, device, cache, stop.is_set, member if group.size > 1 else None)
+
+        def on_a_device(runs: list[Planned]) -> None:
+            device, group = free.get(), Group(len(runs))
             try:
-                with progress.together(bar):
-                    _run_one(study, run, device, cache, stop.is_set)
+                with concurrent.futures.ThreadPoolExecutor(len(runs)) as members:
+                    work = [
+                        members.submit(train, run, device, group, number) for number, run in enumerate(runs)
+                    ]
+                    _first_error(work, stop)
             finally:
                 free.put(device)
 
         pool = concurrent.futures.ThreadPoolExecutor(len(chosen))
-        started = [pool.submit(on_a_device, run) for run in runs]
         try:
-            for future in concurrent.futures.as_completed(started):
-                future.result()
-        finally:  # the first error ends the study: other runs stop after their step, and nothing writes on
-            stop.set()
+            _first_error([pool.submit(on_a_device, group) for group in groups], stop)
+        finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _first_error(work: list[concurrent.futures.Future], stop: threading.Event) -> None:
+    """Wait for work; the first error ends the study: other runs stop after their step, nothing writes on."""
+    try:
+        for future in concurrent.futures.as_completed(work):
+            future.result()
+    except BaseException:
+        stop.set()
+        raise
+
+
+def grouped(study: ConfigDict, runs: list[Planned], devices: int) -> list[list[Planned]]:
+    """Return runs in groups that train together: those of one shape, `study.together` at most.
+
+    On accelerators the default is all of a shape, spread evenly over the devices; on a CPU, whose cores one
+    run keeps busy, it is one.
+    """
+    shapes: dict[Hashable, list[Planned]] = {}
+    for run in runs:
+        shapes.setdefault(_shape(run), []).append(run)
+    groups = []
+    for alike in shapes.values():
+        most = study.together or (1 if jax.default_backend() == "cpu" else len(alike))
+        number = max(-(-len(alike) // most), min(devices, len(alike)))
+        groups += [alike[first::number] for first in range(number)]
+    order = {id(run): place for place, run in enumerate(runs)}
+    return sorted(groups, key=lambda group: order[id(group[0])])
+
+
+def _shape(run: Planned) -> Hashable:
+    """Return what runs must have in common to be one program: all but schedules, seeds and draws."""
+    config, parts = run.config, Components.build(run.config)
+    controls = make_controls(config, parts, steps_per_epoch=max(1, config.beta.num_cycles))
+    sizes = config.batch_size, config.clip_length, config.data.to_json(sort_keys=True)
+    by_clip = config.teacher_forcing.draw == "example_step"
+    return parts.compiled, tuple(make_step_options(config, parts, controls).items()), sizes, by_clip
 
 
 def _refuse_other_run(study: ConfigDict, run: Planned) -> None:
@@ -105,30 +152,36 @@ def _refuse_other_run(study: ConfigDict, run: Planned) -> None:
 
 
 def _run_one(
-    study: ConfigDict, run: Planned, device: jax.Device, cache: Cache, should_stop: Callable[[], bool]
+    study: ConfigDict,
+    run: Planned,
+    device: jax.Device,
+    cache: Cache,
+    should_stop: Callable[[], bool],
+    member: Member | None,
 ) -> None:
-    todo = [scoring for scoring in scorings(study, run) if not _scored(run, *scoring)]
-    if run.stopped or not todo:
-        progress.announce_resume(run.config.num_epochs, 0, run.config.num_epochs)
-        return
     try:
-        training = open_run(run.config, run.workdir, [device], cache, should_stop)
+        training = open_run(run.config, run.workdir, [device], cache, should_stop, member=member)
         training.finish()
     except NonFiniteError as error:
         with replacing(run.workdir / STOPPED) as partial:
             partial.write_text(json.dumps({"reason": str(error)}) + "\n")
         return
-    for split, epoch in todo:
+    if member is not None:
+        member.group.leave(member.number)  # so that the others need not wait for its scores
+    score = evaluate.score if member is None else member.in_turn(evaluate.score)
+    for split, epoch in _left_to_score(study, run):
         step = str(epoch * training.loader.num_batches)
-        scores = evaluate.score(run.config, run.workdir, step, [device], split, baselines=False, cache=cache)
+        scores = score(run.config, run.workdir, step, [device], split, baselines=False, cache=cache)
         with replacing(run.scores_path(split, epoch)) as partial:
             results = {"eval": run.config.eval.to_dict()} | scores.results
             partial.write_text(json.dumps(results, allow_nan=False) + "\n")
 
 
-def _scored(run: Planned, split: str, epoch: int) -> bool:
-    scores = run.scores(split, epoch)
-    return scores is not None and scores["eval"] == run.config.eval.to_dict()
+def _left_to_score(study: ConfigDict, run: Planned) -> list[tuple[str, int]]:
+    """Return the scorings of a run, see `scorings`, that have not been done with the same settings."""
+    found = {scoring: run.scores(*scoring) for scoring in scorings(study, run)}
+    own = run.config.eval.to_dict()
+    return [scoring for scoring, scores in found.items() if scores is None or scores["eval"] != own]
 
 
 def _score_baselines(study: ConfigDict, run: Planned, cache: Cache) -> dict[str, dict]:

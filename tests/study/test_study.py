@@ -60,9 +60,9 @@ def runs_made(monkeypatch):
     """Names of the runs that were started, in order."""
     made = []
 
-    def counted(config, *rest):
+    def counted(config, *rest, **keywords):
         made.append(f"{config.name}_{config.seed}")
-        return open_run(config, *rest)
+        return open_run(config, *rest, **keywords)
 
     monkeypatch.setattr(studies, "open_run", counted)
     return made
@@ -146,6 +146,42 @@ def test_an_interrupted_study_equals_an_uninterrupted_one(data, tmp_path, monkey
     assert not (tmp_path / "cut" / "report.md").exists()
     monkeypatch.setattr(Run, "_epoch", epoch)
     assert studies.run_study(study, tmp_path / "cut", jax.local_devices()[:1]) == whole
+
+
+def test_runs_that_train_together_have_the_scores_of_runs_that_do_not(data, tmp_path, monkeypatch, capsys):
+    """Five at most: six runs of one shape become two groups of three."""
+    study = tiny_study()
+    study.base.optimizer.eps = 1e-5  # otherwise Adam makes steps of what rounding changes
+    alone = studies.run_study(study, tmp_path / "alone", jax.local_devices()[:1])
+    study.together = 5
+    capsys.readouterr()
+    sizes = [len(group) for group in studies.grouped(study, studies.plan(study, tmp_path), 1)]
+    assert sizes == [3, 3]
+    together = studies.run_study(study, tmp_path / "together", jax.local_devices()[:1])
+    assert "Runs of one shape train together, in groups of 3, 3." in capsys.readouterr().err
+    for one, other in zip(alone, together, strict=True):
+        assert one["variant"] == other["variant"] and one["seeds"] == other["seeds"]
+        for row in ("prior", "posterior"):
+            np.testing.assert_allclose(other[row]["by_seed"], one[row]["by_seed"], atol=0.01)
+
+
+def test_runs_of_a_shape_are_spread_over_the_devices(tmp_path):
+    study = tiny_study()
+    study.changes["wide"] = {"batch_size": 3}
+    study.variants = ("none", "wide", "linear")
+    runs = studies.plan(study, tmp_path)
+    assert [len(group) for group in studies.grouped(study, runs, 2)] == [1] * 6  # on a CPU
+    study.together = 8
+    groups = studies.grouped(study, runs, 2)
+    assert sorted([run.variant, run.seed] for group in groups for run in group) == sorted(
+        [variant, seed] for variant in study.variants for seed in (0, 1)
+    )
+    for group in groups:
+        assert len({run.config.batch_size for run in group}) == 1
+    assert sorted(map(len, groups)) == [1, 1, 2, 2]
+    study.together = 0
+    with pytest.raises(UserError, match="config.together is 0; give at least 1"):
+        studies.plan(study, tmp_path)
 
 
 def test_a_run_that_diverges_is_told_and_left_out(data, tmp_path, monkeypatch):
