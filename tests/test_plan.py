@@ -24,7 +24,7 @@ from cvae_jax.planning.program import Step, largest_batch, memory_of
 from cvae_jax.planning.report import in_bytes, in_time, to_json, to_text
 from cvae_jax.runtime import cli
 from cvae_jax.runtime.backend import formulated_for
-from cvae_jax.runtime.chips import ACCELERATORS, CHIPS, MEASURED, Chip, estimate
+from cvae_jax.runtime.chips import ACCELERATORS, CHIPS, MEASURED, Chip, estimate, sum_seconds
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.operations import Operations, count_operations
 from cvae_jax.train import make_controls, open_run
@@ -171,11 +171,47 @@ def test_the_page_compares_estimates_with_all_steps_measured_on_an_h100(number):
     assert f"{row} {1e3 * found.total:.3g} |" in (ROOT / "docs" / "plan.md").read_text()
 
 
+SCALED = [
+    ("the report's CVAE", dict(recipe="report", batch=10, frames=16)),
+    ("multiscale", dict(recipe="recommended", batch=128, frames=2, optimizer="muon")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("title", "fields"), SCALED)
+def test_the_page_has_the_estimates_for_many_chips(title, fields):
+    from benchmarks.accelerator_cases import Case, config_of
+
+    case = Case(title, **fields, precision="bfloat16")
+    config = config_of(case, tiny=False)
+    with formulated_for("tpu"):
+        step = step_of(config, case.size)
+        operations = step.operations(case.batch)
+    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(step.state.params))
+    page = (ROOT / "docs" / "performance.md").read_text()
+    for chip, name in (("v5e", "TPU v5e"), ("h100", "H100")):
+        totals = [
+            estimate(operations, ACCELERATORS[chip], None, size, count).total for count in (1, 8, 64, 512)
+        ]
+        times = " | ".join(f"{1e3 * total:.3g}" for total in totals)
+        rate = 512 * case.batch * (case.frames - 1) / totals[-1]
+        row = f"| {title} | {name} | {case.batch} | {times} | {float(f'{rate:.3g}'):,.0f} |"
+        assert row in page, row
+
+
 def test_an_estimate_takes_the_larger_of_arithmetic_and_traffic():
     chip = Chip("a chip", "gpu", 1e9, {"float32": 100.0, "bfloat16": 1000.0}, 10.0, 0.5, 0.25, "")
     found = estimate(Operations({"float32": 200, "bfloat16": 500}, bytes=20, number=4), chip)
     assert (found.compute, found.traffic, found.launches) == (4 + 1, 2, 1) and found.total == 6
     assert estimate(Operations({"float32": 1}, bytes=20), chip).total == 2
+    linked = dataclasses.replace(chip, link=10.0, bandwidth=None)
+    summed = estimate(Operations(), linked, gradient_bytes=80, devices=4)  # 2 x 3/4 of 80 bytes, 4 hops
+    assert summed.total == summed.communication == pytest.approx(12 + 4 * 2e-6)
+    torus = sum_seconds(80, dataclasses.replace(linked, backend="tpu"), 16)
+    assert torus == pytest.approx(2 * 80 * 15 / 16 / 10 + 12 * 2e-6)
+    between_machines = sum_seconds(80e9, dataclasses.replace(linked, link=450e9), 16)
+    assert between_machines == pytest.approx(2 * 80 * 15 / 16 / 50, rel=1e-3)
+    assert sum_seconds(80, linked, 1) == sum_seconds(80, chip, 4) == 0
     assert estimate(Operations({"float32": 200}), chip, utilisation=1.0).total == 2
 
 

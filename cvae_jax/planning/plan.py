@@ -136,6 +136,7 @@ def make_plan(
     totals = {size: of_size.total for size, of_size in memory.items()}
     state = step.state
     share = chosen.utilisation if utilisation is None else utilisation
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return Plan(
         config=config.name,
         precision=config.precision,
@@ -145,7 +146,7 @@ def make_plan(
         frame_size=step.frame_size,
         devices=devices,
         chip=chosen,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        parameters=parameters,
         state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
         operations=own,
         compiler=jax.default_backend(),
@@ -154,7 +155,7 @@ def make_plan(
         margin=margin,
         largest=largest_batch(totals, (1 - margin) * chosen.memory),
         utilisation=share,
-        time=estimate(own, chosen, share),
+        time=estimate(own, chosen, share, 4 * parameters, devices),
         steps_per_epoch=steps_per_epoch,
         num_epochs=config.num_epochs,
     )

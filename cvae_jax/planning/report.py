@@ -115,11 +115,9 @@ def _step_time(plan: Plan) -> str:
     assumed = f"These are assumptions: {chip.assumption}."
     if plan.utilisation != chip.utilisation:
         assumed = f"The {plan.utilisation:.0%} are what you gave with --utilisation."
-    apart = " Communication between devices is not included." if plan.devices > 1 else ""
-    return (
-        f"about {in_time(time.total)}, an estimate and not a measurement: {', '.join(parts)}. "
-        f"{assumed}{apart}"
-    )
+    if time.communication:
+        parts.append(f"and {in_time(time.communication)} for summing gradients over the devices")
+    return f"about {in_time(time.total)}, an estimate and not a measurement: {', '.join(parts)}. {assumed}"
 
 
 def _epochs(plan: Plan) -> str:

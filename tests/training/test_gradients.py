@@ -176,6 +176,7 @@ def test_an_accelerators_program_has_native_convolutions_and_no_loop_over_frames
         text = traced.lower(lowering_platforms=(accelerator,)).as_text()
         assert text.count("stablehlo.convolution") >= 2 * kernels
         assert "stablehlo.dot_general" not in text
+        assert not any(word in text for word in ("callback", "infeed", "outfeed"))  # nothing asks the host
 
 
 @pytest.mark.parametrize(
