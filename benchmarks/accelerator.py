@@ -1,9 +1,10 @@
 """What this machine's accelerator reaches: python benchmarks/accelerator.py [--tiny] [--minutes=8].
 
-One device, no network. In this order: the rates of a matrix product and of a copy; training steps of the
-report's CVAE, the multiscale model and SVG-LP in float32 and bfloat16; the same step in PyTorch, where it is
-installed for the device; what a step spends its time on; rollouts of 630 frames; and 90 seconds of training
-on `dancer`, with its PSNR. What does not fit into --minutes is left out and named. The numbers go to
+One device, no network. In this order: a step of the report's CVAE in PyTorch, where it is installed for the
+device; the rates of a matrix product and of a copy; training steps of that CVAE, the multiscale model and
+SVG-LP in float32 and bfloat16, and what one spends its time on; rollouts of 630 frames; and up to 90 seconds
+of training on `dancer`, with its PSNR. What --minutes does not suffice for is left out and named, as is what
+fails. The numbers go to
 docs/benchmarks_accelerator.json and the section "Accelerator" of docs/benchmarks.md, or to the file of
 --json. --tiny tries one case of each kind with a small model, and leaves docs/ as it is, to test the script
 on a CPU.
@@ -17,6 +18,7 @@ import datetime
 import importlib.metadata
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,65 +34,86 @@ from benchmarks.pages import ACCELERATOR_HEADING, refuse_unwritable, with_sectio
 from cvae_jax.runtime.cli import fail  # noqa: E402
 
 MINUTES, TRAINING_SECONDS = 8.0, 90.0
-# Share of the time after which no more steps, and no more rollouts, are begun; the rest is for training.
-STEPS_UNTIL, ROLLOUTS_UNTIL = 0.5, 0.65
+# Share of the time after which PyTorch is ended, and no more steps, rollouts and training are begun.
+TORCH_UNTIL, STEPS_UNTIL, ROLLOUTS_UNTIL, TRAINING_UNTIL = 0.15, 0.55, 0.65, 0.7
 ROLLOUTS = (("report", 1), ("recommended", 1), ("recommended", 32), ("report", 32), ("recommended", 256))
 FRAMES, TINY_FRAMES = 630, 4
 
 
-def collect(minutes: float, tiny: bool, report: dict[str, Any]) -> None:
-    """Measure everything that the time suffices for, and add it to the report."""
-    import jax
+class Session:
+    """The cases of a run of this script: what they found, and which failed or were left out."""
 
+    def __init__(self, report: dict[str, Any], minutes: float, bar: tqdm, save: Callable[[], None]):
+        self._report, self._bar, self._save = report, bar, save
+        self._started, self._seconds = time.monotonic(), 60 * minutes
+
+    def left(self, until: float) -> float:
+        """Return the seconds until this share of the time is over."""
+        return until * self._seconds - (time.monotonic() - self._started)
+
+    def run(self, name: str, until: float, measure: Callable[[], Any]) -> Any:
+        """Return measure(), and save the report; None where the time is over, or where it fails."""
+        self._bar.set_description(name)
+        found = None
+        if self.left(until) < 0:
+            self._report["left_out"].append(name)
+        else:
+            try:
+                found = measure()
+            except Exception as error:  # out of memory, for one: the other cases are still worth having
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                self._report["failed"].append(f"{name} ({reason[:200]})")
+        self._bar.update()
+        return found
+
+    def add(self, name: str, until: float, measure: Callable[[], list], to: str) -> None:
+        """Add the rows of measure() to a list of the report, and save it."""
+        self._report[to] += self.run(name, until, measure) or []
+        self._save()
+
+
+def collect(minutes: float, tiny: bool, report: dict[str, Any], save: Callable[[], None]) -> None:
+    """Measure everything that the time suffices for, and add it to the report; save: called after each."""
     from benchmarks import accelerator_cases as cases
-    from cvae_jax.runtime.devices import Devices
 
-    devices, started = Devices(jax.local_devices()[:1]), time.monotonic()
     steps, rollouts, frames = cases.cases(), ROLLOUTS, FRAMES
     if tiny:
         steps, rollouts, frames = cases.one_of_each(), ROLLOUTS[:2], TINY_FRAMES
-    left_out, profiled = report["left_out"], cases.cases()[1]
+    with tqdm(total=len(steps) + len(rollouts) + 3, unit="case", dynamic_ncols=True) as bar:
+        session = Session(report, minutes, bar, save)
+        # First, and in a process of its own: JAX takes the memory of the device.
+        limit = session.left(TORCH_UNTIL)
+        session.add("PyTorch", TORCH_UNTIL, lambda: cases.torch_steps(limit, tiny), "torch")
 
-    def over(share: float) -> bool:
-        return time.monotonic() - started > share * 60 * minutes
+        import jax
 
-    with tqdm(total=len(steps) + len(rollouts) + 4, unit="case", dynamic_ncols=True) as bar:
+        from cvae_jax.runtime.devices import Devices
 
-        def run(name: str, until: float, measure: Callable[[], Any], into: list | None = None) -> Any:
-            bar.set_description(name)
-            found = None
-            if over(until):
-                left_out.append(name)
-            else:
-                found = measure()
-                if into is not None and found is not None:
-                    into.append(found)
-            bar.update()
-            return found
-
-        report["ceilings"] = run("matrix product and copy", 1, lambda: cases.ceilings(tiny))
+        devices = Devices(jax.local_devices()[:1])
+        report["ceilings"] = session.run("matrix product and copy", 1, lambda: cases.ceilings(tiny))
         for case in steps:
             name = f"{case.title}, {case.batch} x {case.frames}, {case.precision}"
-            timed = run(name, STEPS_UNTIL, lambda case=case: cases.TrainingStep(devices, case, tiny))
-            if timed is not None:
-                report["cases"].append(dataclasses.asdict(case) | timed.measure())
-            if case in (steps[0], profiled) and timed is not None:
-                report["profile"] = cases.profile(lambda timed=timed: timed.seconds(3))
-                report["profiled"] = name
-        for compiled in (False, True):
-            name = f"PyTorch, {'torch.compile' if compiled else 'eager'}"
-            step = lambda compiled=compiled: cases.torch_step(profiled, compiled, tiny)  # noqa: E731
-            run(name, STEPS_UNTIL, step, report["torch"])
+
+            def step(case: Any = case, name: str = name) -> list[dict]:
+                timed = cases.TrainingStep(devices, case, tiny)
+                row = dataclasses.asdict(case) | timed.measure()
+                if case in (steps[0], cases.cases()[1]):
+                    report["profile"] = cases.profile(lambda: timed.seconds(3))
+                    report["profiled"] = name
+                return [row]
+
+            session.add(name, STEPS_UNTIL, step, "cases")
         for recipe, number in rollouts:
-            name = f"rollout of {number} clips, {recipe}"
-            rolled = lambda r=recipe, n=number: cases.rollout(devices, r, n, frames, tiny)  # noqa: E731
-            run(name, ROLLOUTS_UNTIL, rolled, report["rollouts"])
+            name = f"rollout of {number} {'clips' if number > 1 else 'clip'}, {recipe}"
+            rolled = lambda r=recipe, n=number: [cases.rollout(devices, r, n, frames, tiny)]  # noqa: E731
+            session.add(name, ROLLOUTS_UNTIL, rolled, "rollouts")
         rate = [row for row in report["cases"] if row["recipe"] == "recommended" and row["batch"] == 8]
-        report["training"] = None
-        if rate:
-            seconds = min(TRAINING_SECONDS, 60 * minutes / 4)
-            own = lambda: cases.train(rate[0]["frames_per_second"], seconds, devices, tiny)  # noqa: E731
-            report["training"] = run("training on dancer", 1, own)
+        seconds = min(TRAINING_SECONDS, 60 * minutes / 5)
+        report["training"] = session.run(
+            "training on dancer",
+            TRAINING_UNTIL if rate else -1,
+            lambda: cases.train(rate[0]["frames_per_second"], seconds, devices, tiny),
+        )
 
 
 def section(report: dict) -> str:
@@ -151,6 +174,8 @@ not counting what is computed again in the backward pass."""
         )
     if report.get("left_out"):
         parts.append(f"Left out for lack of time: {'; '.join(report['left_out'])}.")
+    if report.get("failed"):
+        parts.append(f"Failed: {'; '.join(report['failed'])}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -173,29 +198,42 @@ def main() -> None:
     from cvae_jax.runtime import platform
 
     platform.prepare()
+    if not options.tiny:
+        refuse_cpu()
+    report: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "packages": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        "note": options.note,
+        **{name: [] for name in ("cases", "torch", "rollouts", "left_out", "failed")},
+    }
+    file = options.json or (None if options.tiny else ROOT / "docs" / "benchmarks_accelerator.json")
+
+    def save() -> None:
+        if file is not None and report["cases"]:
+            write(file, json.dumps(report, indent=1) + "\n")
+
+    collect(options.minutes, options.tiny, report, save)
     import jax
 
     from benchmarks.accelerator_cases import REPEATS, TINY_REPEATS
 
-    if jax.default_backend() == "cpu" and not options.tiny:
-        fail("JAX finds no accelerator. Install the matching jax[cuda13] or jax[tpu], or try --tiny.")
-    report: dict[str, Any] = {
-        "date": datetime.date.today().isoformat(),
-        "device": jax.local_devices()[0].device_kind,
-        "packages": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
-        "repeats": TINY_REPEATS if options.tiny else REPEATS,
-        "note": options.note,
-        **{name: [] for name in ("cases", "torch", "rollouts", "left_out")},
-    }
-    collect(options.minutes, options.tiny, report)
-    numbers = json.dumps(report, indent=1) + "\n"
-    if options.json:
-        write(options.json, numbers)
-    elif not options.tiny:
-        write(ROOT / "docs" / "benchmarks_accelerator.json", numbers)
+    report["device"] = jax.local_devices()[0].device_kind
+    report["repeats"] = TINY_REPEATS if options.tiny else REPEATS
+    if not report["cases"]:
+        fail(f"No step was timed. {'; '.join(report['failed']) or 'Give more --minutes'}.", status=1)
+    save()
+    if file is not None and not options.json:
         page = ROOT / "docs" / "benchmarks.md"
         write(page, with_section(page.read_text(), section(report)))
     print(section(report))
+
+
+def refuse_cpu() -> None:
+    """End the program where JAX finds no accelerator, asked in a process that gives the device back."""
+    ask = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    done = subprocess.run(ask, capture_output=True, text=True)
+    if done.stdout.split()[-1:] in ([], ["cpu"]):
+        fail("JAX finds no accelerator. Install the matching jax[cuda13] or jax[tpu], or try --tiny.")
 
 
 if __name__ == "__main__":

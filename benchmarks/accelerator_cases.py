@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import gzip
 import json
 import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from cvae_jax.train import initial_state, make_controls, make_step_options, mode
 from cvae_jax.training.step import make_train_step
 from cvae_jax.training.throughput import device_memory
 
+ROOT = Path(__file__).resolve().parent.parent
 REPEATS, ROUNDS = 10, 5
 TINY_REPEATS, TINY_ROUNDS = 1, 2
 TINY = {
@@ -219,46 +223,21 @@ def rollout(devices: Devices, recipe: str, number: int, frames: int, tiny: bool)
     return own | {"seconds": seconds[1], "frames_per_second": predicted / seconds[1]}
 
 
-def torch_step(case: Case, compiled: bool, tiny: bool) -> dict | None:
-    """Return the numbers of a teacher-forced step of the report's model in PyTorch, in bfloat16 autocast.
+def torch_steps(seconds: float, tiny: bool) -> list[dict]:
+    """Return what `benchmarks.accelerator_torch` prints within so many seconds.
 
-    None where PyTorch is not installed, or finds no GPU (with tiny, it runs on the CPU).
+    Raises RuntimeError with its last line where it prints nothing: PyTorch is not installed, or finds no GPU.
     """
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return None
-    if not (torch.cuda.is_available() or tiny):
-        return None
-    from benchmarks import reference
-    from benchmarks.worker import BETA
-
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    config = config_of(case, tiny)
-    model = reference.CVAE(**TINY["cvae"]) if tiny else reference.CVAE()
-    model = model.to(place)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    put = lambda x: torch.from_numpy(x).permute(0, 1, 4, 2, 3).contiguous().float().to(place) / 255  # noqa: E731
-    video, labels = map(put, clips(config.batch_size, config.clip_length, case.size))
-    loss_of = torch.compile(reference.clip_loss) if compiled else reference.clip_loss
-
-    def seconds(repeats: int) -> float:
-        started = time.perf_counter()
-        for _ in range(repeats):
-            with torch.autocast(place, torch.bfloat16):
-                loss = reference.train_step(model, optimizer, video, labels, BETA, True, loss_of)
-        float(loss)
-        if place == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    first = seconds(1)
-    return {
-        "title": f"PyTorch, {'torch.compile' if compiled else 'eager'}",
-        "batch": config.batch_size,
-        "ms": _rounds(seconds, tiny),
-        "first_seconds": first,
-    }
+    command = [sys.executable, "-m", "benchmarks.accelerator_torch", *["--tiny"][: int(tiny)]]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, cwd=ROOT, stdout=out, stderr=err, timeout=seconds)
+        out.seek(0)
+        found = [json.loads(line) for line in out.read().splitlines()]
+        err.seek(0)
+        if not found:
+            raise RuntimeError((err.read().strip().splitlines() or ["it took too long"])[-1])
+    return found
 
 
 def profile(run: Callable[[], object], most: int = 10) -> list[dict]:

@@ -178,16 +178,11 @@ def train_step(
     labels: Tensor,
     beta: float,
     teacher_forced: bool,
-    loss_of: Callable = clip_loss,
 ) -> float:
-    """Take the report's training step (gradient norm clipped to 1) and return the loss.
-
-    loss_of: `clip_loss`, or what a compiler has made of it.
-    """
+    """Take the report's training step (gradient norm clipped to 1) and return the loss."""
     shape = (frames.shape[0], model.latent_channels, *frames.shape[3:])
     optimizer.zero_grad(set_to_none=True)
-    noise = lambda t: torch.randn(shape, device=frames.device)  # noqa: E731
-    loss, _ = loss_of(model, frames, labels, noise, beta, teacher_forced)
+    loss, _ = clip_loss(model, frames, labels, lambda t: torch.randn(shape), beta, teacher_forced)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cases import CASES
 
@@ -11,7 +12,7 @@ COMMITTED = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.json"
 SAME = ("cpu", "vectors", "threads")  # of two machines of one kind
 
 
-def compare(found: dict[str, dict], here: dict[str, object], committed: dict[str, dict]) -> list[str]:
+def compare(found: dict[str, dict], here: dict[str, Any], committed: dict[str, dict]) -> list[str]:
     """Return sentences: which cases are slower or faster than committed, beyond both spreads.
 
     found, committed: {case: its numbers}, as `run.py` writes them; '_machine' of committed is where it was
@@ -19,6 +20,9 @@ def compare(found: dict[str, dict], here: dict[str, object], committed: dict[str
     kind. A case has changed where the middle halves of its ratios do not overlap.
     """
     there = committed["_machine"]
+    if there["packages"]["torch"] != here["packages"]["torch"]:
+        torch = there["packages"]["torch"]
+        return [f"Not compared with {COMMITTED.name}, which was measured with PyTorch {torch}."]
     if any(there[key] != here[key] for key in SAME):
         kind = f"{there['cpu']} ({there['vectors']}) with {there['threads']} threads"
         return [f"Not compared with {COMMITTED.name}, which was measured on another kind of machine: {kind}."]
@@ -40,7 +44,7 @@ def compare(found: dict[str, dict], here: dict[str, object], committed: dict[str
     return sentences or [f"As fast as in {COMMITTED.name} of {there['date']}, within the spread."]
 
 
-def against_committed(found: dict[str, dict], here: dict[str, object]) -> list[str]:
+def against_committed(found: dict[str, dict], here: dict[str, Any]) -> list[str]:
     """Return `compare` with docs/benchmarks.json."""
     if not COMMITTED.exists():
         return [f"Not compared: there is no {COMMITTED}."]

@@ -34,7 +34,7 @@ from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE, read_
 from cvae_jax.training.checkpoint import Checkpoints
 from cvae_jax.training.checkpoint_folder import has_checkpoint, refuse_unknown_step
 from cvae_jax.training.controls import Controls
-from cvae_jax.training.group import Member, make_group_step
+from cvae_jax.training.group import InTurn, Member, make_group_step
 from cvae_jax.training.logging import Writers, require_wandb, start_wandb
 from cvae_jax.training.loop import Cadence, Run
 from cvae_jax.training.nonfinite import NonFinite
@@ -141,8 +141,6 @@ def _open(
     validation = Validation(
         scorer, parts.objective, data["validation"], parts.evaluation.seed, config.log.images
     )
-    if member is not None:
-        validation.run = member.in_turn(validation.run)  # type: ignore[method-assign]
     checkpoints: Any = None  # these and the writers are process 0's
     writers: Any = None
 
@@ -175,14 +173,18 @@ def _open(
         ),
         train_step=train_step,
         devices=chosen,
-        validate=validation,
+        validate=validation if member is None else InTurn(validation, member),
         checkpoints=checkpoints,
         writers=writers,
         metrics_file=workdir / METRICS_FILE,
         throughput=Throughput(
             config.clip_length - 1,
-            functools.partial(model_operations, parts, step_options, chosen),
+            lambda *arguments: cache.get(
+                ("operations", parts.compiled, tuple(step_options.items()), chosen.devices),
+                lambda: model_operations(parts, step_options, chosen, *arguments),
+            ),
             chosen.devices,
+            is_shared=member is not None,
         ),
         profile=profile,
         nonfinite=NonFinite(config.nonfinite, config.nonfinite_limit),
@@ -209,12 +211,13 @@ def model_operations(
 ) -> tuple[Operations, Operations]:
     """Return the operations of a step on one device with true and with generated previous frames.
 
-    Those of the model: nothing counts that the backward pass computes again.
+    Nothing counts that is computed twice: by the backward pass, or where a batch is taken in parts.
     """
     without = dataclasses.replace(parts, rollout=dataclasses.replace(parts.rollout, remat="none"))
 
     def count(throughout: bool) -> Operations:
-        step = make_train_step(*without.compiled, **step_options | {"throughout": throughout})
+        options = step_options | {"throughout": throughout, "accumulate_steps": 1}
+        step = make_train_step(*without.compiled, **options)
         return count_operations(jax.make_jaxpr(devices.map_update(step))(*arguments))
 
     decided = step_options["throughout"]

@@ -14,6 +14,10 @@ from cvae_jax.runtime import platform  # noqa: E402
 # programs as users run them.
 if not os.environ.get("CVAE_TEST_OPTIMIZED"):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# Devices wait for each other in sums: on busy cores for longer than the 40 seconds after which XLA aborts.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 platform.prepare()  # with the cache of compiled programs: what did not change is compiled once
 

@@ -1,7 +1,9 @@
 """Matrix products and convolutions, and their gradients, whose sums are float32 in every precision.
 
 float32 factors are multiplied as float32: no TensorFloat-32 of a GPU and no bfloat16 passes of a TPU stand in
-for them. bfloat16 factors give float32 sums, which the caller rounds once, or `convolve` does.
+for them. bfloat16 factors give float32 sums, which the caller rounds once, or `convolve` does. For bfloat16
+convolutions on NVIDIA GPUs, this is left to cuDNN, which sums them in float32: asked for float32 results, XLA
+would convert the factors to float32 first.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
+
+from cvae_jax.runtime.backend import target_backend
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 
@@ -115,7 +119,8 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _sums(x: Array, kernel: Array, **how) -> Array:
+    dtype = x.dtype if target_backend() == "gpu" else jnp.float32
     sums = lax.conv_general_dilated(
-        x, kernel, **how, precision=full_precision(x), preferred_element_type=jnp.float32
+        x, kernel, **how, precision=full_precision(x), preferred_element_type=dtype
     )
     return sums.astype(x.dtype)

@@ -39,7 +39,7 @@ REMAT = ("all", "elementwise", "none")
 
 
 def _keep_products(primitive: Any, *_: Any, **__: Any) -> bool:
-    # Functions with a gradient of their own are products, too (`cvae_jax.models.products`, `ops`).
+    # Most functions with a gradient of their own are products (`cvae_jax.models.products`, `ops`).
     return primitive.name in ("dot_general", "conv_general_dilated", "custom_vjp_call")
 
 
@@ -52,8 +52,9 @@ class RolloutOptions:
       fold_time: run up to `time_chunk` steps of a teacher-forced clip as one batch, where the model can.
       time_chunk: how many steps at most are folded at once.
       remat: what the backward pass computes again of each step, or chunk of several, where a clip is
-        differentiated as a whole: 'all'; 'elementwise', all but products and convolutions, whose results are
-        kept; or 'none'. Memory grows in this order. A single chunk is never computed again.
+        differentiated as a whole: 'all'; 'elementwise', all but products, convolutions and what else has a
+        gradient of its own (normalisation, LSTM cells), whose results are kept; or 'none'. Memory grows in
+        this order. A single chunk is never computed again.
     """
 
     cut_feedback: bool = True

@@ -108,7 +108,6 @@ def _accelerator(
     )
 
 
-_H100 = ("NVIDIA H100 80GB HBM3",)
 _A100 = ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB")
 ACCELERATORS = {
     "h200": _accelerator("NVIDIA H200 SXM", "gpu", 141.0, 989.0, 67.0, 4800.0, 450.0, ("NVIDIA H200",)),

@@ -98,8 +98,8 @@ def guarded(main: Callable[[], Any], resumes: bool = False) -> Any:
             raise
         fail(
             "The devices ran out of memory: lower config.batch_size or config.rollout.time_chunk (in a "
-            f"validation or evaluation config.eval.batch_size); {PLAN} with the same --config prints the "
-            "largest batch that fits.",
+            "validation or evaluation config.eval.batch_size, in a study config.together); "
+            f"{PLAN} with the config of a run prints the largest batch that fits.",
         )
     except KeyboardInterrupt:
         fail(f"Interrupted{'; run the same command again to resume' if resumes else ''}.", status=130)

@@ -28,8 +28,8 @@ LOST = (
 )
 REPORTED = "JAX reports:"
 UNREACHED = (
-    "error: This process could not use its devices, or could not reach the other processes of its job, of "
-    "which every host must be able to reach every other on all ports"
+    "error: This process could not use its devices, or could not reach the other processes of its job. Every "
+    "host must be able to reach every other one on all ports. JAX reports"
 )
 _LOST_PEER = ("Gloo", "NCCL", "by peer", "UNAVAILABLE")  # what collective operations say that miss a process
 # Prints its argument unless a byte arrives before the pipe is closed.
@@ -95,7 +95,7 @@ def _end(error: BaseException, watcher: subprocess.Popen, connected: bool) -> No
         print(f"error: {error}", file=sys.stderr)
     elif any(words in str(error) for words in _LOST_PEER):
         reason = str(error).splitlines()[0]
-        print(f"{REPORTED} {reason}\n{LOST}" if connected else f"{UNREACHED} ({reason}).", file=sys.stderr)
+        print(f"{REPORTED} {reason}\n{LOST}" if connected else f"{UNREACHED}: {reason}", file=sys.stderr)
     else:
         traceback.print_exception(error)
     sys.stdout.flush()

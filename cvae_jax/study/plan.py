@@ -113,6 +113,11 @@ def _check(study: ConfigDict) -> None:
                 raise UserError(
                     f"{field} names {name!r}; choose among the variants {', '.join(study.changes)}."
                 )
+    if study.base.profile_steps:
+        raise UserError(
+            "config.base.profile_steps traces the steps of a single run: give it to train.py, and leave it "
+            "out of a study."
+        )
     if study.base.wandb:
         raise UserError(
             "config.base.wandb is True, but the runs of a study log to their folders only; leave it out."

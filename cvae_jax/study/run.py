@@ -34,12 +34,13 @@ from cvae_jax.study import report
 from cvae_jax.study.plan import STOPPED, Planned, plan, scorings
 from cvae_jax.train import make_controls, make_step_options, open_run
 from cvae_jax.training.group import Group, Member
+from cvae_jax.training.loop import Stopped
 
 FILE = "study.json"
 
 
 def run_study(study: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None) -> list[dict]:
-    """Train and score every run of a study that is not done yet, on each device some; write the report.
+    """Train and score every run of a study that is not done yet; write the report.
 
     A run that a non-finite number stops is part of the result: the report names it and leaves it out of the
     means. Returns the rows of the report's table.
@@ -86,52 +87,73 @@ def _run_all(
                     work = [
                         members.submit(train, run, device, group, number) for number, run in enumerate(runs)
                     ]
-                    _first_error(work, stop)
+                    _finish(work, stop)
             finally:
                 free.put(device)
 
         pool = concurrent.futures.ThreadPoolExecutor(len(chosen))
         try:
-            _first_error([pool.submit(on_a_device, group) for group in groups], stop)
+            _finish([pool.submit(on_a_device, group) for group in groups], stop)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _first_error(work: list[concurrent.futures.Future], stop: threading.Event) -> None:
+def _finish(work: list[concurrent.futures.Future], stop: threading.Event) -> None:
     """Wait for work; the first error ends the study: other runs stop after their step, nothing writes on."""
+    errors: list[BaseException] = []
     try:
         for future in concurrent.futures.as_completed(work):
-            future.result()
-    except BaseException:
+            try:
+                future.result()
+            except concurrent.futures.CancelledError:
+                pass
+            except Exception as error:
+                errors.append(error)
+                stop.set()
+                for other in work:
+                    other.cancel()
+    except BaseException:  # an interrupt
         stop.set()
         raise
+    if errors:
+        raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
 
 
 def grouped(study: ConfigDict, runs: list[Planned], devices: int) -> list[list[Planned]]:
     """Return runs in groups that train together: those of one shape, `study.together` at most.
 
-    On accelerators the default is all of a shape, spread evenly over the devices; on a CPU, whose cores one
-    run keeps busy, it is one.
+    On accelerators the default is all of a shape, spread evenly over the devices, unless its program chooses
+    between true and generated frames by each run's draws: a group computes both. On a CPU, whose cores one
+    run keeps busy, the default is one.
     """
     shapes: dict[Hashable, list[Planned]] = {}
     for run in runs:
-        shapes.setdefault(_shape(run), []).append(run)
+        shapes.setdefault(_shape(run.config), []).append(run)
     groups = []
     for alike in shapes.values():
-        most = study.together or (1 if jax.default_backend() == "cpu" else len(alike))
+        alone = jax.default_backend() == "cpu" or _chooses(alike[0].config)
+        most = study.together or (1 if alone else len(alike))
         number = max(-(-len(alike) // most), min(devices, len(alike)))
         groups += [alike[first::number] for first in range(number)]
     order = {id(run): place for place, run in enumerate(runs)}
     return sorted(groups, key=lambda group: order[id(group[0])])
 
 
-def _shape(run: Planned) -> Hashable:
-    """Return what runs must have in common to be one program: all but schedules, seeds and draws."""
-    config, parts = run.config, Components.build(run.config)
-    controls = make_controls(config, parts, steps_per_epoch=max(1, config.beta.num_cycles))
-    sizes = config.batch_size, config.clip_length, config.data.to_json(sort_keys=True)
+def _shape(config: ConfigDict) -> Hashable:
+    """Return what runs must have in common to be one program of one length: all but schedules and draws."""
+    parts = Components.build(config)
+    options = make_step_options(config, parts, make_controls(config, parts, steps_per_epoch=1))
+    sizes = config.batch_size, config.clip_length, config.num_epochs, config.data.to_json(sort_keys=True)
     by_clip = config.teacher_forcing.draw == "example_step"
-    return parts.compiled, tuple(make_step_options(config, parts, controls).items()), sizes, by_clip
+    return parts.compiled, tuple(options.items()), sizes, by_clip
+
+
+def _chooses(config: ConfigDict) -> bool:
+    """Return whether a run's program chooses by its draws between two forms of the step."""
+    parts = Components.build(config)
+    if not parts.rollout.fold_time or not parts.model.sees_previous:
+        return False
+    return make_controls(config, parts, steps_per_epoch=1).throughout is None
 
 
 def _refuse_other_run(study: ConfigDict, run: Planned) -> None:
@@ -167,7 +189,7 @@ def _run_one(
             partial.write_text(json.dumps({"reason": str(error)}) + "\n")
         return
     if member is not None:
-        member.group.leave(member.number)  # so that the others need not wait for its scores
+        member.group.leave(member.number)  # the steps of the others need not wait for its scores
     score = evaluate.score if member is None else member.in_turn(evaluate.score)
     for split, epoch in _left_to_score(study, run):
         step = str(epoch * training.loader.num_batches)

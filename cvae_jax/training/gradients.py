@@ -103,9 +103,11 @@ def _scanned_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
     """Return the scores of all steps, and the batch statistics; see `RolloutOptions.remat`."""
     chunks, remat = Chunks.of(problem), problem.options.rematerialised
 
-    @remat
     def prepare(params, batch_stats, chunk):
         return chunks.prepare(params, batch_stats, chunks.inputs(chunk))
+
+    if chunks.number > 1:
+        prepare = remat(prepare)
 
     def prepare_next(batch_stats, chunk):
         prepared, batch_stats = prepare(params, batch_stats, chunk)

@@ -44,13 +44,13 @@ class Group:
 
     A run calls the function of `member` as it would call its own compiled step. The last run to call takes
     the step for all; the others wait for it. A run that leaves (it is done, or was stopped) is stood in for
-    by another one, whose second result nobody takes: nothing is compiled again.
+    by another one's batches, with a state that nobody takes: nothing is compiled again.
 
     Args:
       size: how many runs there are; all must call, or leave.
 
     Attributes:
-      size: the same.
+      size: the number of runs.
       in_turn: a lock, see `Member.in_turn`.
     """
 
@@ -60,6 +60,7 @@ class Group:
         self._arguments: dict[int, Arguments] = {}
         self._results: dict[int, tuple | BaseException] = {}
         self._left: set[int] = set()
+        self._stand_ins: dict[int, PyTree] = {}  # states of the runs that have left
         self._step: Callable | None = None
         self.in_turn = threading.RLock()
 
@@ -95,20 +96,25 @@ class Group:
         if not self._arguments or len(self._arguments) + len(self._left) < self.size:
             return
         present = sorted(self._arguments)
-        rows = [self._arguments.get(number) or self._stand_in(present[0]) for number in range(self.size)]
-        self._arguments.clear()
-        assert self._step is not None, "a run that waits has made it"
         try:
+            assert self._step is not None, "a run that waits has made it"
+            rows = [self._row(number, present[0]) for number in range(self.size)]
             states, metrics = self._step(*(tuple(part) for part in zip(*rows, strict=True)))
             self._results |= {number: (states[number], metrics[number]) for number in present}
+            self._stand_ins = {number: states[number] for number in self._left}
         except BaseException as error:  # each run meets it
             self._results |= dict.fromkeys(present, error)
+        self._arguments.clear()
         self._changed.notify_all()
 
-    def _stand_in(self, number: int) -> Arguments:
-        """Return a run's arguments with a copy of its state, which the step may take over as well."""
-        state, *rest = self._arguments[number]
-        return jax.tree.map(jnp.copy, state), *rest
+    def _row(self, number: int, other: int) -> Arguments:
+        """Return a run's arguments; those of one that has left are another's, with a state of their own."""
+        if number in self._arguments:
+            return self._arguments[number]
+        state, *rest = self._arguments[other]
+        if number not in self._stand_ins:
+            self._stand_ins[number] = jax.tree.map(jnp.copy, state)
+        return self._stand_ins[number], *rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,3 +136,15 @@ class Member:
                 return function(*arguments, **keywords)
 
         return run
+
+
+class InTurn:
+    """A validation, see `cvae_jax.training.loop.Validate`, that runs in one member at a time."""
+
+    def __init__(self, validate: Any, member: Member):
+        self.empty: dict[str, None] = validate.empty
+        self._run = member.in_turn(validate.run)
+
+    def run(self, *arguments: Any) -> Any | None:
+        """Return what the validation returns."""
+        return self._run(*arguments)

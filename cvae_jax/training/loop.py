@@ -177,9 +177,7 @@ class Run:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             shown = {"loss": f"{values['loss']:.4g}", "beta": f"{logged['beta']:.3g}"}
-            shown["ratio"] = f"{logged['ratio']:.2f}"
-            if (rate := meter.frames_per_second) is not None:
-                shown["frames/s"] = f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
+            shown |= {"ratio": f"{logged['ratio']:.2f}"} | meter.shown
             bar.set_postfix(shown, refresh=False)
 
         def save(done: int) -> int:
@@ -210,9 +208,11 @@ class Run:
                 save_and_stop(progress.batch)
             for number, batch, traced, logged in prefetch(self._steps(epoch, progress.batch)):
                 waited += time.monotonic() - asked
-                meter.leave_out(self.profile.before(epoch * self.loader.num_batches + number, state))
+                step = epoch * self.loader.num_batches + number
+                meter.leave_out(self.profile.before(step, state))
                 state, metrics = self._step(bar, meter, state, batch, traced)
                 meter.step(self.loader.clips_of(number), logged["forced_share"])
+                meter.leave_out(self.profile.after(step, state))
                 collect()
                 pending = (number, metrics)
                 for name in CONTROLS:

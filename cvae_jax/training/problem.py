@@ -1,4 +1,4 @@
-"""What the gradient of a batch of clips is taken of, and its teacher-forced clips in chunks of steps."""
+"""What the gradient of a batch of clips is taken of, and clips in chunks of steps."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -40,36 +41,47 @@ class Profile:
 
     workdir: Path
     steps: Sequence[int] = ()
-    _on: bool = dataclasses.field(default=False, init=False)
+    _traced: list[int] = dataclasses.field(default_factory=list, init=False)
 
     def before(self, step: int, state: PyTree) -> float:
-        """Start or end the trace before a step, and return the seconds that it took.
+        """Start the trace before a step that begins it, and return the seconds that this took.
 
-        state: what the step before it returned.
+        state: what the step before it returned. A run that resumes between first and end begins there.
         """
-        if not self.steps:
+        if self._traced or not self.steps or not self.steps[0] <= step < self.steps[1]:
             return 0.0
-        first, end = self.steps
+        jax.block_until_ready(state)  # what was dispatched before has no part in the trace
         started = time.monotonic()
-        if self._on and step >= end:
-            jax.block_until_ready(state)
-            self.close()
-        elif not self._on and step == first:
-            jax.block_until_ready(state)  # what was dispatched before has no part in the trace
-            with writing(f"the trace in {self.workdir / FOLDER}"):
-                jax.profiler.start_trace(str(self.workdir / FOLDER), create_perfetto_trace=True)
-            self._on = True
+        with self._writing():
+            jax.profiler.start_trace(str(self.workdir / FOLDER), create_perfetto_trace=True)
+        self._traced.append(step)
+        return time.monotonic() - started
+
+    def after(self, step: int, state: PyTree) -> float:
+        """End the trace after its last step, which returned `state`; return the seconds that this took."""
+        if not self._traced or not self.steps:
+            return 0.0
+        self._traced.append(step)
+        if step + 1 < self.steps[1]:
+            return 0.0
+        jax.block_until_ready(state)
+        started = time.monotonic()
+        self.close()
         return time.monotonic() - started
 
     def close(self) -> None:
         """End the trace, if there is one, and say where it is."""
-        if not self._on:
+        if not self._traced:
             return
-        self._on = False
-        with writing(f"the trace in {self.workdir / FOLDER}"):
+        first, last = self._traced[0], self._traced[-1]
+        self._traced, self.steps = [], ()
+        with self._writing():
             jax.profiler.stop_trace()
         tell(
-            f"The steps {self.steps[0]} to {self.steps[1] - 1} are traced in {self.workdir / FOLDER}. Open "
-            "its perfetto_trace.json.gz at https://ui.perfetto.dev, or open the folder in TensorBoard with "
-            "the plugin tensorboard-plugin-profile."
+            f"The steps {first} to {last} are traced in {self.workdir / FOLDER}. Open its "
+            "perfetto_trace.json.gz at https://ui.perfetto.dev, or open the folder in TensorBoard with the "
+            "plugin tensorboard-plugin-profile."
         )
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(f"the trace in {self.workdir / FOLDER}")

@@ -24,6 +24,7 @@ class Throughput:
       count: from the arguments of a step, the operations of the model on one device, where all previous
         frames are true ones and where none is. Recomputation is not part of them.
       devices: this process's.
+      is_shared: whether other runs use them at the same time. Rates of such a run say nothing, and are None.
 
     Attributes:
       at_peak: seconds that the two kinds of steps would take at the devices' peak; None: not known.
@@ -32,11 +33,12 @@ class Throughput:
     frames_per_clip: int
     count: MODEL_OPERATIONS
     devices: Sequence[jax.Device]
+    is_shared: bool = False
     at_peak: tuple[float, float] | None = dataclasses.field(default=None, init=False)
 
     def count_operations(self, *arguments: object) -> None:
         """Count the operations of a step with these arguments, where the peak of the devices is known."""
-        chip = find_chip(self.devices[0].device_kind)
+        chip = None if self.is_shared else find_chip(self.devices[0].device_kind)
         if chip is not None:
             forced, unforced = (seconds_at_peak(own, chip) for own in self.count(*arguments))
             self.at_peak = forced, unforced
@@ -79,14 +81,21 @@ class Meter:
     @property
     def frames_per_second(self) -> float | None:
         """Predicted frames of real clips per second; None before a step is done that is not the first."""
-        return self.frames / (time.monotonic() - self.started) if self.frames else None
+        known = self.frames and not self.of.is_shared
+        return self.frames / (time.monotonic() - self.started) if known else None
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What the bar of an epoch shows of it."""
+        rate = self.frames_per_second
+        return {} if rate is None else {"frames/s": f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"}
 
     def fields(self) -> dict[str, float | None]:
         """Return FIELDS of the epoch's row in metrics.jsonl, when its last step is done."""
-        seconds = time.monotonic() - self.started
+        seconds, rate = time.monotonic() - self.started, self.frames_per_second
         known = self.frames and self.of.at_peak is not None
         return {
-            "frames_per_second": round(self.frames / seconds, 3) if self.frames else None,
+            "frames_per_second": None if rate is None else round(rate, 3),
             "mfu": round(self.seconds_at_peak / seconds, 5) if known else None,
             "compile_seconds": round(self.compile_seconds, 3),
             "device_memory_bytes": device_memory(self.of.devices),

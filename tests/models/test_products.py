@@ -71,12 +71,16 @@ def test_many_small_terms_do_not_get_lost_in_bfloat16():
     assert of_kernel == 1600
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("backend", ["cpu", "gpu", pytest.param("tpu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "model", [pytest.param(name, marks=[pytest.mark.slow] if name == "svg-vgg" else []) for name in MODELS]
 )
 def test_every_product_of_a_bfloat16_step_sums_in_float32(model, backend):
-    """Those of the gradients and of the optimizer included."""
+    """Those of the gradients and of the optimizer included.
+
+    On a GPU, convolutions are left to cuDNN, which sums in float32: asked for float32 results, XLA would
+    convert their factors to float32.
+    """
     config = tiny_config()
     config.precision = "bfloat16"
     config.update_from_flattened_dict(MODELS[model])
@@ -88,9 +92,6 @@ def test_every_product_of_a_bfloat16_step_sums_in_float32(model, backend):
     half = [each for each in found if each.invars[0].aval.dtype == jnp.bfloat16]
     assert len(half) > 20
     for equation in found:
-        assert equation.outvars[0].aval.dtype == jnp.float32, equation
-    if backend == "gpu":  # the frame's last layer and the latent's are in float32
-        size = lambda each: each.outvars[0].aval.size * each.invars[1].aval.size  # noqa: E731
-        convolutions = [each for each in found if each.primitive.name == "conv_general_dilated"]
-        full = [each for each in convolutions if each not in half]
-        assert sum(map(size, full)) < 0.02 * sum(map(size, convolutions))
+        left_alone = backend == "gpu" and equation.primitive.name == "conv_general_dilated"
+        expected = equation.invars[0].aval.dtype if left_alone else jnp.float32
+        assert equation.outvars[0].aval.dtype == expected, equation

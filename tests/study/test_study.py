@@ -1,7 +1,9 @@
 """Studies: runs planned, trained once, continued after an interruption, compared seed by seed."""
 
+import concurrent.futures
 import json
 import re
+import threading
 import time
 
 import jax
@@ -28,7 +30,7 @@ from cvae_jax.study import report
 from cvae_jax.study import run as studies
 from cvae_jax.study.summary import _metrics, mean_interval
 from cvae_jax.train import open_run
-from cvae_jax.training.loop import Run
+from cvae_jax.training.loop import Run, Stopped
 
 pytestmark = pytest.mark.usefixtures("small_model")
 
@@ -163,6 +165,39 @@ def test_runs_that_train_together_have_the_scores_of_runs_that_do_not(data, tmp_
         assert one["variant"] == other["variant"] and one["seeds"] == other["seeds"]
         for row in ("prior", "posterior"):
             np.testing.assert_allclose(other[row]["by_seed"], one[row]["by_seed"], atol=0.01)
+
+
+def test_the_error_is_told_and_not_that_others_were_stopped_for_it():
+    """The group that was asked to stop ends first."""
+    stop = threading.Event()
+
+    def fails_late():
+        stop.wait(5)
+        time.sleep(0.2)
+        raise UserError("the disk is full")
+
+    def fails():
+        stop.set()
+        raise Stopped
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(fails_late), pool.submit(fails)]
+        with pytest.raises(UserError, match="the disk is full"):
+            studies._finish(work, stop)
+
+
+def test_runs_whose_draws_choose_the_form_of_the_step_train_alone(tmp_path, monkeypatch):
+    study = tiny_study()
+    study.base.rollout.fold_time = True
+    study.variants, study.figures.course = ("none", "linear"), ()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [len(group) for group in studies.grouped(study, studies.plan(study, tmp_path), 1)] == [1] * 4
+    study.base.teacher_forcing.update(kind="constant", initial=1.0)
+    study.changes["linear"] = {"beta": {"scale": 0.1}}
+    assert [len(group) for group in studies.grouped(study, studies.plan(study, tmp_path), 1)] == [4]
+    study.base.profile_steps = (1, 2)
+    with pytest.raises(UserError, match="config.base.profile_steps traces the steps of a single run"):
+        studies.plan(study, tmp_path)
 
 
 def test_runs_of_a_shape_are_spread_over_the_devices(tmp_path):

@@ -37,7 +37,7 @@ def small(**changes) -> ConfigDict:
         (2, {}),
         pytest.param(1, MSE | {"augment.shift": 2}, marks=pytest.mark.slow),
         pytest.param(1, {"adversarial.weight": 1.0}, marks=pytest.mark.slow),
-        pytest.param(1, {"model.multiscale.feedback": True}, marks=pytest.mark.slow),
+        pytest.param(1, {"model.multiscale.feedback": 1}, marks=pytest.mark.slow),
     ],
     ids=["calibrated", "mse", "critic", "feedback"],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import Killed, flat, kill_after_saving, read_rows, restored, tiny_config
 
+from cvae_jax import train as training
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.errors import NonFiniteError
 from cvae_jax.train import open_run
@@ -77,16 +78,20 @@ def assert_alike(folder, other, state, another):
     assert np.array_equal(flat(stored.params), flat(another.params))
 
 
-def test_runs_train_together_as_they_do_alone(alone, tmp_path):
+def test_runs_train_together_as_they_do_alone(alone, tmp_path, monkeypatch):
     """With other seeds, schedules and draws: as one program, which is compiled once."""
     own, folders, states = alone
     together = [tmp_path / f"together{number}" for number in range(len(own))]
-    cache = Cache()
-    found = train_together(own, together, cache)
+    made, traced = training.make_group_step, []
+
+    def counted(step):
+        return made(lambda *arguments: (traced.append(1), step(*arguments))[1])
+
+    monkeypatch.setattr(training, "make_group_step", counted)
+    found = train_together(own, together, Cache())
     for folder, other, state, another in zip(folders, together, states, found, strict=True):
         assert_alike(folder, other, state, another)
-    programs = [value for key, value in cache._made.items() if key[0] == "train"]
-    assert len(programs) == 1
+    assert len(traced) == 1
     losses = {read_rows(folder)[-1]["train_loss"] for folder in together}
     assert len(losses) == len(own)
 
@@ -118,6 +123,19 @@ def test_a_run_that_diverges_does_not_disturb_the_others(alone, tmp_path, monkey
     assert isinstance(error, NonFiniteError) and "epoch 2, batch 1" in str(error)
     assert_alike(folders[0], together[0], states[0], first)
     assert_alike(folders[2], together[2], states[2], third)
+
+
+def test_a_stand_in_that_cannot_be_made_reaches_the_runs_that_wait(monkeypatch):
+    group = Group(2)
+
+    def refuse(leaf):
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr("cvae_jax.training.group.jnp.copy", refuse)
+    with group.member(1):
+        pass  # it leaves before it has ever taken a step
+    with group.member(0) as member, pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        member.step(lambda: pytest.fail)({"x": np.zeros(2)}, {}, {})
 
 
 def test_an_error_of_the_step_reaches_every_run(data, tmp_path, monkeypatch):

@@ -69,12 +69,26 @@ def test_an_epochs_rate_leaves_out_its_compilation(clock):
     clock(3.0)
     meter.step(4, 0.5)
     clock(1.0)
+    assert meter.shown == {"frames/s": "70"}
     assert meter.fields() == {
         "frames_per_second": 14 * 15 / 3,
         "mfu": None,
         "compile_seconds": 20.0,
         "device_memory_bytes": None,
     }
+
+
+def test_runs_that_share_a_device_have_no_rates(clock, known_chip):
+    kind = jax.local_devices()[0].device_kind
+    count = lambda *_: pytest.fail("nothing to count for")  # noqa: E731
+    measured = throughput.Throughput(1, count, [device(kind, 5)], is_shared=True)
+    measured.count_operations()
+    meter = measured.epoch()
+    meter.step(1, 1.0)
+    clock(1.0)
+    fields = meter.fields()
+    assert fields["frames_per_second"] is None and fields["mfu"] is None and meter.shown == {}
+    assert fields["device_memory_bytes"] == 5
 
 
 def test_the_share_of_the_peak_weights_steps_by_what_they_were_given(clock, known_chip):
@@ -169,10 +183,11 @@ def test_a_run_logs_its_throughput_and_traces_the_steps_asked_for(
         assert row["frames_per_second"] * seconds >= 0.99 * frames
         assert 0 < row["mfu"]
     assert third["frames_per_second"] * third["train_seconds"] == pytest.approx(frames, rel=0.05)
+    assert second["frames_per_second"] < 3 * third["frames_per_second"]
     (trace,) = (tmp_path / FOLDER).rglob("perfetto_trace.json.gz")
     assert trace.stat().st_size > 1000
     said = " ".join(capsys.readouterr().err.split())
-    assert f"The steps 1 to 2 are traced in {tmp_path / FOLDER}." in said and "frames/s=" in said
+    assert f"The steps 1 to 2 are traced in {tmp_path / FOLDER}." in said
 
 
 @pytest.mark.parametrize("steps", [(3,), (3, 3), (-1, 2), (True, 2), (1, 2, 3)])
