@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -18,7 +19,7 @@ from cvae_jax.runtime.progress import tell
 FOLDER = "profile"
 
 
-def check_steps(steps: Sequence[int], of_run: int | None = None) -> None:
+def check_steps(steps: Sequence[Any], of_run: int | None = None) -> None:
     """Raise UserError unless `config.profile_steps` is empty or (first, end), within the steps of a run."""
     if not steps:
         return

@@ -289,7 +289,7 @@ def test_averaged_parameters_are_taken_where_they_are_kept(tmp_path, variables):
 
 def test_a_checkpoint_of_another_model_is_refused_naming_what_differs(workdir):
     wider = dataclasses.replace(Components.build(residual_config()).model, decoder_features=16)
-    with pytest.raises(UserError, match="of another model .* of shape .* it holds an array of shape"):
+    with pytest.raises(UserError, match="another model .* of shape .* it holds an array of shape"):
         restore_for_evaluation(wider, workdir, "last", SIZE, None, averaged=False)
     vectors = Components.build(residual_config()).model
     with pytest.raises(UserError, match="cannot be restored|it holds nothing"):

@@ -96,6 +96,8 @@ def test_a_senseless_value_of_any_field_is_refused_by_the_fields_name(path):
     values = SENSELESS[kind] + ([None] if default is not None else [])
     if kind is str and path not in FREE_TEXTS | {("data", "reference")}:  # the loader checks that one
         values = [*values, "no such name"]
+    if path == ("profile_steps",):
+        values = [value for value in values if value not in ((), (0, 8))]  # which trace no steps, and eight
     for value in values:
         with pytest.raises(UserError) as caught:
             Components.build(changed(path, value))
@@ -112,13 +114,17 @@ OF_TYPE = {
 }
 
 
+FIELD_AND_VALUE = st.sampled_from(FIELDS).flatmap(
+    lambda path: st.tuples(st.just(path), OF_TYPE[type_of(path)[0]])
+)
+
+
 @examples(60)
-@given(draws=st.data())
+@given(field=FIELD_AND_VALUE)
 def test_any_value_of_a_fields_type_opens_a_run_or_is_refused_by_the_fields_name(
-    small_model, data, tmp_path_factory, draws
+    small_model, data, tmp_path_factory, field
 ):
-    path = draws.draw(st.sampled_from(FIELDS))
-    value = draws.draw(OF_TYPE[type_of(path)[0]])
+    path, value = field
     workdir = tmp_path_factory.mktemp("w") / "run"
     try:
         config = changed(path, value)
@@ -322,7 +328,7 @@ FLAGS = {
         "--split=test": "no split 'test'",
         "--split=train": "split",
         "--split=": "split",
-        "--config.model.cvae.frame_features=16": "of another model",
+        "--config.model.cvae.frame_features=16": "another model",
         "--config.model.kind=multiscale": "cannot be restored",
         "--config.eval.samples=0": "config.eval.samples",
         "--config.eval.temperature=inf": "config.eval.temperature",
@@ -381,7 +387,7 @@ def test_a_checkpoint_of_another_config(start, good, tmp_path):
     config = json.loads((tmp_path / "w" / config_files.FILE).read_text())
     config["model"]["cvae"]["latent_channels"] = 8
     (tmp_path / "w" / config_files.FILE).write_text(json.dumps(config))
-    assert "of another model" in start("evaluate", tmp_path / "w")
+    assert "another model" in start("evaluate", tmp_path / "w")
     assert "config.model.cvae.latent_channels is 4 but was 8" in start("train", tmp_path / "w")
 
 

@@ -190,7 +190,7 @@ def test_a_run_logs_its_throughput_and_traces_the_steps_asked_for(
     assert f"The steps 1 to 2 are traced in {tmp_path / FOLDER}." in said
 
 
-@pytest.mark.parametrize("steps", [(3,), (3, 3), (-1, 2), (True, 2), (1, 2, 3)])
+@pytest.mark.parametrize("steps", [(3,), (3, 3), (-1, 2), (True, 2), (1.0, 2), ("1", 2), (1, 2, 3)])
 def test_steps_that_cannot_be_traced_are_refused(steps):
     with pytest.raises(UserError, match="config.profile_steps is .*10, 11 and 12"):
         check_steps(steps)
