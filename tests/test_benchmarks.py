@@ -196,6 +196,7 @@ def test_each_benchmark_keeps_the_others_part_of_the_document():
     assert text == f"# Benchmarks\n\nnew\n\n{loader}\n{accelerator}"
 
 
+@pytest.mark.slow
 def test_steps_are_timed_on_whatever_device_there_is(tmp_path):
     """Small models; the committed section is that of the committed numbers."""
     file = tmp_path / "accelerator.json"

@@ -116,7 +116,8 @@ def _scanned_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
     batch_stats, by_chunk = over_steps(
         prepare_next, problem.variables["batch_stats"], jnp.arange(chunks.number)
     )
-    prepared = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), by_chunk)
+    steps = chunks.number * chunks.size
+    prepared = jax.tree.map(lambda leaf: leaf.reshape(steps, *leaf.shape[2:]), by_chunk)
     constants, carry = problem.begin(params)
 
     @remat

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, read_rows
 
 DEVICES = 4
 FLAGS = [
@@ -69,11 +69,6 @@ def run(clone, script, *flags, devices=1):
     return done.stdout
 
 
-def rows(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if "seconds" not in k} for x in lines]
-
-
 @pytest.fixture(scope="module")
 def trained(clone):
     workdir = clone / "runs" / "one"
@@ -84,7 +79,7 @@ def trained(clone):
 def test_it_trains_with_a_latent_of_its_own_and_alike_on_four_devices(clone, trained):
     other = clone / "runs" / "four"
     run(clone, "train.py", *FLAGS, f"--workdir={other}", devices=DEVICES)
-    one, four = rows(trained), rows(other)
+    one, four = read_rows(trained), read_rows(other)
     assert [row["epoch"] for row in one] == [0, 1]
     assert one[1]["train_loss"] < one[0]["train_loss"]
     assert one[0]["kl"] > 0 and one[0]["val_kl_nats_per_frame"] > 0
@@ -110,7 +105,7 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(clone, trained):
     process.send_signal(signal.SIGKILL)
     process.wait()
     run(clone, "train.py", *flags)
-    assert rows(killed) == rows(trained)
+    assert read_rows(killed) == read_rows(trained)
 
 
 def test_it_is_evaluated_in_chunks_and_generates(clone, trained):

@@ -131,6 +131,7 @@ def test_the_operations_of_the_reports_model_are_those_counted_by_hand():
         assert found.total_flops == pytest.approx(by_hand, rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_no_part_of_the_models_operations():
     config = tiny_config()
     config.update_from_flattened_dict(SVG | {"data.frame_size": (64, 64), "rollout.time_chunk": 1})
