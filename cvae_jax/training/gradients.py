@@ -6,8 +6,8 @@ first carry then.) Models whose gradient crosses time, uncut feedback, and a los
 (the calibrated one) are differentiated through the scan, recomputing each step (remat). Both ways have a form
 for clips that are teacher-forced throughout. Only the model's carry ties their steps together, so time is
 folded into the batch, chunk by chunk, and remat is by chunks, of which a single one is not computed again.
-Other clips go step by step, but what does not depend on generated frames (labels, and the targets' features)
-is computed beforehand, for a chunk of steps at once where time is folded.
+Other clips go step by step. Where no gradient crosses time, what does not depend on generated frames (labels,
+and the targets' features) is computed beforehand, for a chunk of steps at once where time is folded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 from cvae_jax.losses import Objective
 from cvae_jax.models.interface import StepInputs, Variables, VideoModel, over_groups, over_steps
 from cvae_jax.rollout.noise import Noise
-from cvae_jax.rollout.scan import Clips, RolloutOptions, scan_steps
+from cvae_jax.rollout.scan import Clips, RolloutOptions, observe_step, scan_steps
 from cvae_jax.training.problem import Chunks, Prepared, Problem, Scores
 
 Gradients = tuple[PyTree, dict[str, Array], PyTree]
@@ -100,33 +100,19 @@ def _through_time(problem: Problem, scores_of: Callable) -> Gradients:
 
 
 def _scanned_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
-    """Return the scores of all steps, and the batch statistics; see `RolloutOptions.remat`."""
-    chunks, remat = Chunks.of(problem), problem.options.rematerialised
+    """Return the scores of all steps, and the batch statistics; see `RolloutOptions.remat`.
 
-    def prepare(params, batch_stats, chunk):
-        return chunks.prepare(params, batch_stats, chunks.inputs(chunk))
-
-    if chunks.number > 1:
-        prepare = remat(prepare)
-
-    def prepare_next(batch_stats, chunk):
-        prepared, batch_stats = prepare(params, batch_stats, chunk)
-        return batch_stats, prepared
-
-    batch_stats, by_chunk = over_steps(
-        prepare_next, problem.variables["batch_stats"], jnp.arange(chunks.number)
-    )
-    steps = chunks.number * chunks.size
-    prepared = jax.tree.map(lambda leaf: leaf.reshape(steps, *leaf.shape[2:]), by_chunk)
+    Labels are conditioned on step by step. (Conditioning on them before the loop, with sums over the devices
+    in a loop of its own, made XLA's CPU backend crash on several devices.)
+    """
     constants, carry = problem.begin(params)
 
-    @remat
+    @problem.options.rematerialised
     def observe(params, batch_stats, constants, carry, x):
         here = problem.with_params(params, batch_stats)
-        return problem.model.observe(here, constants, carry, x, train=True)
+        return observe_step(problem.model, here, constants, carry, x, train=True)
 
     def advance(x, carry, batch_stats, total):
-        x = dataclasses.replace(x, **prepared.of_step(x.t - 1))
         outputs, carry, batch_stats = observe(params, batch_stats, constants, carry, x)
         return outputs, carry, batch_stats, total, problem.objective.score(outputs, x.target, train=True)
 
@@ -136,7 +122,7 @@ def _scanned_scores(problem: Problem, params: PyTree) -> tuple[Scores, PyTree]:
         problem.noise,
         problem.forced,
         problem.start(carry),
-        batch_stats,
+        problem.variables["batch_stats"],
         n_past=problem.n_past,
         cut_feedback=problem.options.cut_feedback,
     )
