@@ -4,10 +4,9 @@ One device, no network. In this order: a step of the report's CVAE in PyTorch, w
 device; the rates of a matrix product and of a copy; training steps of that CVAE, the multiscale model and
 SVG-LP in float32 and bfloat16, and what one spends its time on; rollouts of 630 frames; and up to 90 seconds
 of training on `dancer`, with its PSNR. What --minutes does not suffice for is left out and named, as is what
-fails. The numbers go to
-docs/benchmarks_accelerator.json and the section "Accelerator" of docs/benchmarks.md, or to the file of
---json. --tiny tries one case of each kind with a small model, and leaves docs/ as it is, to test the script
-on a CPU.
+fails. The numbers go to docs/benchmarks_accelerator.json and the section "Accelerator" of docs/benchmarks.md,
+or to the file of --json. --tiny tries one case of each kind with a small model, and leaves docs/ as it is, to
+test the script on a CPU.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from tqdm import tqdm  # noqa: E402
 
+from benchmarks.cases import REPEATS, TINY_REPEATS  # noqa: E402
 from benchmarks.pages import ACCELERATOR_HEADING, refuse_unwritable, with_section, write  # noqa: E402
 from cvae_jax.runtime.cli import fail  # noqa: E402
 
@@ -52,7 +52,7 @@ class Session:
         return until * self._seconds - (time.monotonic() - self._started)
 
     def run(self, name: str, until: float, measure: Callable[[], Any]) -> Any:
-        """Return measure(), and save the report; None where the time is over, or where it fails."""
+        """Return measure(); None where the time is over, or where it fails."""
         self._bar.set_description(name)
         found = None
         if self.left(until) < 0:
@@ -214,8 +214,6 @@ def main() -> None:
 
     collect(options.minutes, options.tiny, report, save)
     import jax
-
-    from benchmarks.accelerator_cases import REPEATS, TINY_REPEATS
 
     report["device"] = jax.local_devices()[0].device_kind
     report["repeats"] = TINY_REPEATS if options.tiny else REPEATS

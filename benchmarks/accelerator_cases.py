@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.cases import TINY_CVAE, milliseconds
 from benchmarks.worker import clips
 from cvae_jax.config import Components
 from cvae_jax.models.interface import init_variables
@@ -34,11 +35,9 @@ from cvae_jax.training.step import make_train_step
 from cvae_jax.training.throughput import device_memory
 
 ROOT = Path(__file__).resolve().parent.parent
-REPEATS, ROUNDS = 10, 5
-TINY_REPEATS, TINY_ROUNDS = 1, 2
 TINY = {
     "multiscale": {"widths": (16, 16)},
-    "cvae": {"frame_features": 8, "label_features": 4, "latent_channels": 4, "decoder_features": 12},
+    "cvae": TINY_CVAE,
     "svg": {"width": 4, "code_size": 8, "rnn_size": 8, "latents": 4},
 }
 AROUND = ("while", "conditional", "call")  # operations that consist of others
@@ -158,23 +157,17 @@ class TrainingStep:
         """
         first = self.seconds(1)
         self.seconds(2)
-        milliseconds = _rounds(self.seconds, self._tiny)
-        median = statistics.median(milliseconds) / 1e3
+        times = milliseconds(self.seconds, self._tiny)
+        median = statistics.median(times) / 1e3
         chip = find_chip(self._devices.devices[0].device_kind)
         return {
-            "ms": milliseconds,
+            "ms": times,
             "first_seconds": first,
             "frames_per_second": self._config.batch_size * (self._config.clip_length - 1) / median,
             "tflop": self._operations.total_flops / 1e12,
             "mfu": None if chip is None else seconds_at_peak(self._operations, chip) / median,
             "device_memory_bytes": device_memory(self._devices.devices),
         }
-
-
-def _rounds(seconds: Callable[[int], float], tiny: bool) -> list[float]:
-    """Return the milliseconds of a step in each round, ascending."""
-    repeats, rounds = (TINY_REPEATS, TINY_ROUNDS) if tiny else (REPEATS, ROUNDS)
-    return sorted(1e3 * seconds(repeats) / repeats for _ in range(rounds))
 
 
 def ceilings(tiny: bool) -> dict[str, float]:

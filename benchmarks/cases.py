@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 FRAMES, LONG = 16, 64
+# Of accelerators: steps in a round and rounds, also of a trial, and the report's model of a trial.
+REPEATS, ROUNDS = 10, 5
+TINY_REPEATS, TINY_ROUNDS = 1, 2
+TINY_CVAE = {"frame_features": 8, "label_features": 4, "latent_channels": 4, "decoder_features": 12}
+
+
+def milliseconds(seconds: Callable[[int], float], tiny: bool) -> list[float]:
+    """Return those of a step in each round, ascending; seconds: what so many steps take."""
+    repeats, rounds = (TINY_REPEATS, TINY_ROUNDS) if tiny else (REPEATS, ROUNDS)
+    return sorted(1e3 * seconds(repeats) / repeats for _ in range(rounds))
 
 
 @dataclasses.dataclass(frozen=True)

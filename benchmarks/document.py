@@ -54,9 +54,9 @@ mean in [performance.md](performance.md).
 {here["cpu"]} ({here["vectors"]}), {here["threads"]} threads, {here["memory_gib"]} GiB,
 Python {here["python"]}, {packages}. Both sides: the same threads, `{here["allocator"]}`. Ours:
 `{flags}`.
-Times wander where a machine is shared, so ratios are taken pair by pair (PyTorch / ours, above 1 is faster)
-and quoted as the median, with the middle half of the pairs. Before the timing both sides gave the same losses
-on the parity fixture.
+Times vary on a shared machine, so each ratio is of one pair of turns (PyTorch / ours; above 1 is faster for
+ours), and the tables give the median and the middle half of the pairs. Before the timing both sides gave the
+same losses on the parity fixture.
 
 ## Speed
 

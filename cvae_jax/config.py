@@ -35,8 +35,14 @@ from cvae_jax.training.state import Optimizer
 FILE = "config.json"
 # Fields that do not change what is trained: a resumed run may differ in them.
 FREE_ON_RESUME = (
-    *("name", "data.cache", "data.dir", "wandb", "profile_steps"),
-    *("rollout.fold_time", "rollout.time_chunk", "rollout.remat"),
+    "name",
+    "data.cache",
+    "data.dir",
+    "wandb",
+    "profile_steps",
+    "rollout.fold_time",
+    "rollout.time_chunk",
+    "rollout.remat",
 )
 FREE_SECTIONS_ON_RESUME = ("eval.", "checkpoint.", "log.", "nonfinite")
 

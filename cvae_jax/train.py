@@ -34,6 +34,7 @@ from cvae_jax.runtime.workdir import DATA_FILE, FRAMES_FILE, METRICS_FILE, read_
 from cvae_jax.training.checkpoint import Checkpoints
 from cvae_jax.training.checkpoint_folder import has_checkpoint, refuse_unknown_step
 from cvae_jax.training.controls import Controls
+from cvae_jax.training.gradients import forms
 from cvae_jax.training.group import InTurn, Member, make_group_step
 from cvae_jax.training.logging import Writers, require_wandb, start_wandb
 from cvae_jax.training.loop import Cadence, Run
@@ -132,7 +133,13 @@ def _open(
     parts.objective.check_frame_size(*frame_size)
     refuse_batch_statistics_in_parts(config, parts, frame_size, label_size)
     step_options = make_step_options(config, parts, controls)
-    train_step = _compiled_step(parts, step_options, chosen, cache, member)
+    program = parts.compiled, tuple(step_options.items()), chosen.devices  # what it depends on
+    made = functools.partial(make_train_step, *parts.compiled, **step_options)
+    if member is None:
+        train_step = cache.get(("train", *program), lambda: chosen.map_update(made()))
+    else:
+        key = ("train", *program, member.group.size)
+        train_step = member.step(lambda: cache.get(key, lambda: chosen.map_update(make_group_step(made()))))
     measures, _ = choose(data["validation"], bool(parts.evaluation.lpips))  # LPIPS where it is required
     scorer = shared_scorer(cache, parts, chosen, dataclasses.replace(measures, person=False))
 
@@ -180,7 +187,7 @@ def _open(
         throughput=Throughput(
             config.clip_length - 1,
             lambda *arguments: cache.get(
-                ("operations", parts.compiled, tuple(step_options.items()), chosen.devices),
+                ("operations", *program),
                 lambda: model_operations(parts, step_options, chosen, *arguments),
             ),
             chosen.devices,
@@ -192,18 +199,6 @@ def _open(
         resume_from=resume_from,
         describe=describe,
     )
-
-
-def _compiled_step(
-    parts: Components, options: dict[str, Any], devices: Devices, cache: Cache, member: Member | None
-) -> Callable:
-    """Return the compiled step of a run, or of the group that it is a member of."""
-    key = ("train", parts.compiled, tuple(options.items()), devices.devices)
-    step = functools.partial(make_train_step, *parts.compiled, **options)
-    if member is None:
-        return cache.get(key, lambda: devices.map_update(step()))
-    size = member.group.size
-    return member.step(lambda: cache.get((*key, size), lambda: devices.map_update(make_group_step(step()))))
 
 
 def model_operations(
@@ -220,9 +215,7 @@ def model_operations(
         step = make_train_step(*without.compiled, **options)
         return count_operations(jax.make_jaxpr(devices.map_update(step))(*arguments))
 
-    decided = step_options["throughout"]
-    forms = (True, False) if decided is None and parts.rollout.fold_time else (bool(decided),)
-    counted = [count(form) for form in forms]
+    counted = [count(form) for form in forms(parts.model, parts.rollout, step_options["throughout"])]
     return counted[0], counted[-1]
 
 

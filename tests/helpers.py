@@ -118,12 +118,18 @@ def pad_to_devices(batch, num_devices):
     return padded
 
 
+def equations_in_loops(program, depth=0):
+    """(number of loops around it, equation) of a jaxpr and of the loops, branches and functions in it."""
+    for equation in getattr(program, "jaxpr", program).eqns:
+        yield depth, equation
+        inner = depth + (equation.primitive.name in ("scan", "while"))
+        for part in jaxprs_in_params(equation.params):
+            yield from equations_in_loops(part, inner)
+
+
 def all_equations(program):
     """The equations of a jaxpr, and those of the loops, branches and functions in it."""
-    for equation in getattr(program, "jaxpr", program).eqns:
-        yield equation
-        for part in jaxprs_in_params(equation.params):
-            yield from all_equations(part)
+    return (equation for _, equation in equations_in_loops(program))
 
 
 def read_rows(workdir):

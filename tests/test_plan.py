@@ -19,12 +19,13 @@ from cvae_jax.data.datasets import kth, real_clips
 from cvae_jax.data.load import known_shapes, load_data
 from cvae_jax.models import flops, ops
 from cvae_jax.models.interface import init_variables
+from cvae_jax.planning.estimates import estimate, sum_seconds
 from cvae_jax.planning.plan import make_plan
 from cvae_jax.planning.program import Step, largest_batch, memory_of
 from cvae_jax.planning.report import in_bytes, in_time, to_json, to_text
 from cvae_jax.runtime import cli
 from cvae_jax.runtime.backend import formulated_for
-from cvae_jax.runtime.chips import ACCELERATORS, CHIPS, MEASURED, Chip, estimate, sum_seconds
+from cvae_jax.runtime.chips import ACCELERATORS, CHIPS, MEASURED, Chip
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.operations import Operations, count_operations
 from cvae_jax.train import make_controls, open_run
@@ -188,8 +189,9 @@ def test_the_page_has_the_estimates_for_many_chips(title, fields):
         step = step_of(config, case.size)
         operations = step.operations(case.batch)
     size = 4 * sum(leaf.size for leaf in jax.tree.leaves(step.state.params))
-    # In float32 are the last layers, the latents, and Muon's products.
-    assert operations.flops["float32"] < 0.02 * operations.total_flops
+    # In float32 are the CVAE's last layers (0.02 %), and of the other model Muon's products (2.5 %).
+    bound = 0.001 if case.optimizer == "adam" else 0.03
+    assert operations.flops["float32"] < bound * operations.total_flops
     page = (ROOT / "docs" / "performance.md").read_text()
     for chip, name in (("v5e", "TPU v5e"), ("h100", "H100")):
         totals = [

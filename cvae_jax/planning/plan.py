@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cvae_jax.config import Components
 from cvae_jax.data.load import known_shapes, load_data
+from cvae_jax.planning.estimates import Estimate, estimate, this_machine
 from cvae_jax.planning.program import (
     Memory,
     Step,
@@ -18,16 +19,7 @@ from cvae_jax.planning.program import (
     memory_of,
 )
 from cvae_jax.runtime.backend import formulated_for
-from cvae_jax.runtime.chips import (
-    ACCELERATORS,
-    CPU,
-    DEFAULT_CHIP,
-    MARGIN,
-    Chip,
-    Estimate,
-    estimate,
-    this_machine,
-)
+from cvae_jax.runtime.chips import ACCELERATORS, CPU, DEFAULT_CHIP, MARGIN, Chip
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.operations import Operations
 from cvae_jax.runtime.progress import Announcement, compile_bar

@@ -69,7 +69,7 @@ class RolloutOptions:
             raise UserError(f"config.rollout.remat is {self.remat!r}; choose one of {', '.join(REMAT)}.")
 
     def rematerialised(self, function: Callable) -> Callable:
-        """Return a function of which the backward pass computes again what `remat` says."""
+        """Return the function with a backward pass that recomputes what `remat` says."""
         if self.remat == "none":
             return function
         return jax.checkpoint(function, policy=_keep_products if self.remat == "elementwise" else None)

@@ -76,7 +76,7 @@ def parse_or_exit(parse: Callable[[], Any], help: str = CONFIG_HELP) -> Any:
 def guarded(main: Callable[[], Any], resumes: bool = False) -> Any:
     """Return main(), or end with the sentence of what went wrong.
 
-    resumes: whether the same command goes on where this one was interrupted.
+    resumes: whether running the same command again continues the work.
     """
     try:
         return main()

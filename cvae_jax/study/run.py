@@ -33,6 +33,7 @@ from cvae_jax.runtime.workdir import read_metrics
 from cvae_jax.study import report
 from cvae_jax.study.plan import STOPPED, Planned, plan, scorings
 from cvae_jax.train import make_controls, make_step_options, open_run
+from cvae_jax.training.gradients import forms
 from cvae_jax.training.group import Group, Member
 from cvae_jax.training.loop import Stopped
 
@@ -151,9 +152,8 @@ def _shape(config: ConfigDict) -> Hashable:
 def _chooses(config: ConfigDict) -> bool:
     """Return whether a run's program chooses by its draws between two forms of the step."""
     parts = Components.build(config)
-    if not parts.rollout.fold_time or not parts.model.sees_previous:
-        return False
-    return make_controls(config, parts, steps_per_epoch=1).throughout is None
+    throughout = make_controls(config, parts, steps_per_epoch=1).throughout
+    return len(forms(parts.model, parts.rollout, throughout)) > 1
 
 
 def _refuse_other_run(study: ConfigDict, run: Planned) -> None:

@@ -75,16 +75,27 @@ def clip_gradients(
     if model.gradient_crosses_time or not options.cut_feedback or objective.is_calibrated:
         step_by_step = functools.partial(_through_time, scores_of=_scanned_scores)
         folded = functools.partial(_through_time, scores_of=_folded_scores)
-    if not options.fold_time or model.teacher_forced_chunk is None:
-        throughout = False
-    elif not model.sees_previous:
-        throughout = True
-    elif throughout is None and forced.ndim == 2:
-        # Decisions per clip differ between devices, which must all run the same collective operations.
-        throughout = False
-    if throughout is not None:
-        return (folded if throughout else step_by_step)(problem)
+    compiled = forms(model, options, throughout, by_clip=forced.ndim == 2)
+    if len(compiled) == 1:
+        return (folded if compiled[0] else step_by_step)(problem)
     return lax.cond(jnp.all(forced), lambda: folded(problem), lambda: step_by_step(problem))
+
+
+def forms(
+    model: VideoModel, options: RolloutOptions, throughout: bool | None, by_clip: bool = False
+) -> tuple[bool, ...]:
+    """Return the forms that `clip_gradients` compiles: folded (True), step by step (False), or both.
+
+    throughout: see there. by_clip: whether each clip has decisions of its own.
+    """
+    if not options.fold_time or model.teacher_forced_chunk is None:
+        return (False,)
+    if not model.sees_previous:
+        return (True,)
+    if throughout is None and by_clip:
+        # Decisions per clip differ between devices, which must all run the same collective operations.
+        return (False,)
+    return (True, False) if throughout is None else (throughout,)
 
 
 def _through_time(problem: Problem, scores_of: Callable) -> Gradients:

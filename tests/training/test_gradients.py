@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import all_equations
-from jax.extend.core import jaxprs_in_params
+from helpers import all_equations, equations_in_loops
 from small_model import SmallCVAE
 from whole_clips import predict
 
@@ -131,15 +130,6 @@ def test_own_count_of_multiply_adds():
     assert flops.prediction_flops(params, 10) == 20 * kept
 
 
-def equations(jaxpr, depth=0):
-    """Yield (number of loops around it, equation) of a program and of all programs within it."""
-    for equation in jaxpr.eqns:
-        yield depth, equation
-        inner = depth + (equation.primitive.name in LOOPS)
-        for sub in jaxprs_in_params(equation.params):
-            yield from equations(sub, inner)
-
-
 def test_an_accelerators_program_has_native_convolutions_and_no_loop_over_frames():
     """Teacher-forced clips of 16 frames: three chunks of five steps, nothing looped inside a chunk."""
     model = CVAE(**DIMENSIONS, formulation="plain")
@@ -147,9 +137,12 @@ def test_an_accelerators_program_has_native_convolutions_and_no_loop_over_frames
     variables = init_variables(model, 0, (H, W))
     traced = run.trace(variables, *video(2, 16), np.ones(15, bool))
 
-    conds = [e for depth, e in equations(traced.jaxpr.jaxpr) if e.primitive.name == "cond" and depth == 0]
+    conds = [
+        e for depth, e in equations_in_loops(traced.jaxpr.jaxpr) if e.primitive.name == "cond" and depth == 0
+    ]
     one_step_at_a_time, folded = conds[0].params["branches"]  # lax.cond: false, true
-    loops = [(d, e.params["length"]) for d, e in equations(folded.jaxpr) if e.primitive.name in LOOPS]
+    inner = equations_in_loops(folded)
+    loops = [(depth, e.params["length"]) for depth, e in inner if e.primitive.name in LOOPS]
     assert loops == [(0, 3)]
     scans = [e for e in all_equations(one_step_at_a_time) if e.primitive.name == "scan"]
     assert [e.params["length"] for e in scans] == [3, 5]  # chunks, and the steps of one
@@ -165,7 +158,7 @@ def test_an_accelerators_program_has_native_convolutions_and_no_loop_over_frames
     assert around == pytest.approx(5 * 2 * 2 * H * W * step, rel=0.06)
     shapes = [
         e.invars[0].aval.shape
-        for _, e in equations(folded.jaxpr)
+        for _, e in equations_in_loops(folded.jaxpr)
         if e.primitive.name == "conv_general_dilated"
     ]
     kernels = len([p for p, _ in jax.tree_util.tree_leaves_with_path(variables) if p[-1].key == "kernel"])
