@@ -82,7 +82,10 @@ def test_the_number_of_devices_does_not_matter(draw, changes, counts):
     Adam amplifies what rounding changes in the smallest gradients, so all parameters together are held to 2 %
     of the distance that they moved in three steps; with the large eps set here, parameters whose gradient is
     only rounding noise hardly move. bfloat16 has 8 bits, and compiled programs of different batch sizes round
-    in different places: 1 % of losses, 10 % of the distance.
+    in different places: 0.5 % of the first step's losses and gradients, of equal parameters. After it, the
+    parameters are held to 10 % of the distance; losses may differ by 1 %, and gradients by 3 %, because their
+    modules' norms change much more than the loss when parameters move. A module with less than a hundredth of
+    the whole gradient is held to the same share of a hundredth.
     """
     config = tiny_config()
     config.teacher_forcing.draw = draw
@@ -94,7 +97,10 @@ def test_the_number_of_devices_does_not_matter(draw, changes, counts):
     if draw == "example_step":
         batch["forced"] = np.random.default_rng(1).random((6, 3)) < 0.5
         batch["forced"][:2] = True  # all that the first of four devices has
-    of_losses, of_distance = (1e-2, 0.1) if config.precision == "bfloat16" else (1e-4, 0.02)
+    is_narrow = config.precision == "bfloat16"
+    of_first, of_losses, of_gradients, of_distance = (
+        (5e-3, 1e-2, 3e-2, 0.1) if is_narrow else (1e-4, 1e-4, 1e-4, 0.02)
+    )
     histories, statistics, ends = {}, {}, {}
     for count in counts:
         devices = Devices(jax.local_devices()[:count])
@@ -110,8 +116,12 @@ def test_the_number_of_devices_does_not_matter(draw, changes, counts):
         ends[count] = jax.device_get(state.params)
     moved = np.linalg.norm(flat(ends[1]) - flat(variables["params"]))
     for count in counts[1:]:
-        for one, several in zip(histories[1], histories[count], strict=True):
-            assert several == pytest.approx(one, rel=of_losses, abs=1e-7), count
+        for number, (one, several) in enumerate(zip(histories[1], histories[count], strict=True)):
+            for name, value in one.items():
+                later = of_gradients if name.startswith("grad_norm/") else of_losses
+                bound = later if number else of_first
+                least = bound * one["grad_norm"] / 100 if is_narrow and later is of_gradients else 1e-7
+                assert several[name] == pytest.approx(value, rel=bound, abs=least), (count, number, name)
         assert np.linalg.norm(flat(ends[count]) - flat(ends[1])) <= of_distance * moved
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=of_losses, atol=of_losses / 100),
