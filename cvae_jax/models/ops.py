@@ -3,8 +3,9 @@
 `plain` is what an accelerator compiles best and what every test compares to: native convolutions.
 `cpu` computes the same values and gradients in forms that XLA's CPU backend runs several times
 faster: 1x1 convolutions as matrix products, depthwise convolutions as shifted multiplies with the
-weight gradient gathered row by row, weight gradients of 3x3 convolutions as one matrix product (3x3 to few
-channels also forward, 7x7 as patches), and bias gradients that do not fuse with their producer.
+weight gradient gathered row by row, large 3x3 convolutions by Winograd's algorithm, weight gradients of the
+others as one matrix product (3x3 to few channels also forward, 7x7 as patches), and bias gradients that do
+not fuse with their producer.
 `resolve_formulation` is the only place that chooses. Maps are NHWC and kernels HWIO (depthwise:
 3 x 3 x 1 x C), both float32 or both bfloat16; biases are float32, so that their gradients are summed in it.
 """
@@ -18,10 +19,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from cvae_jax.models import winograd
 from cvae_jax.models.products import convolve, over_pixels, product, rows
 from cvae_jax.runtime.backend import target_backend
 
 FORMULATIONS = ("auto", "plain", "cpu")
+WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 1024, 48  # of a map, and of inputs and outputs, at least
 
 
 def resolve_formulation(name: str) -> str:
@@ -158,12 +161,15 @@ def _dense_cpu_backward(residuals, g):
 _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
 
 
-# --- 3x3: native, but for few outputs; weight gradient as one product ------------------------------
+# --- 3x3: Winograd's, or native, but for few outputs; weight gradient as one product ---------------
 
 
 @jax.custom_vjp
 def _conv3x3_cpu(x: Array, kernel: Array, bias: Array) -> Array:
-    chosen = _narrow_conv3x3 if _narrow(*kernel.shape[2:]) else _native_conv3x3
+    if _suits_winograd(x, kernel):
+        chosen = winograd.conv3x3
+    else:
+        chosen = _narrow_conv3x3 if _narrow(*kernel.shape[2:]) else _native_conv3x3
     return _biased(chosen(x, kernel), bias).astype(x.dtype)
 
 
@@ -174,9 +180,22 @@ def _conv3x3_cpu_forward(x, kernel, bias):
 def _conv3x3_cpu_backward(residuals, g):
     x, kernel = residuals
     g = lax.optimization_barrier(g)
+    if _suits_winograd(x, kernel):
+        return *jax.vjp(winograd.conv3x3, x, kernel)[1](g), _bias_gradient(g)
     dx = _native_conv3x3(g, _flip(kernel).transpose(0, 1, 3, 2))
     kernel_gradient = _narrow_kernel_gradient if _narrow(*kernel.shape[2:]) else _kernel_gradient
     return dx, kernel_gradient(x, g), _bias_gradient(g)
+
+
+def _suits_winograd(x: Array, kernel: Array) -> bool:
+    """Whether the multiplications that Winograd's algorithm saves take longer than its transforms (measured).
+
+    The model is no faster with it on smaller maps or with fewer channels, and takes longer to compile.
+    """
+    height, width = x.shape[1:3]
+    is_even = height % 2 == 0 and width % 2 == 0
+    is_large = height * width >= WINOGRAD_PIXELS and min(kernel.shape[2:]) >= WINOGRAD_CHANNELS
+    return x.dtype == jnp.float32 and is_even and is_large
 
 
 def _narrow(inputs: int, outputs: int) -> bool:

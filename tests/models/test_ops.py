@@ -49,6 +49,11 @@ def test_cpu_formulation_equals_the_plain_one(shape, features):
     compare(shape, features, jnp.float32, rtol=1e-5, atol=2e-5)
 
 
+def test_cpu_formulation_equals_the_plain_one_for_large_maps():
+    """With the 3x3 convolution by Winograd's algorithm; sums of 432 products, and of 1,088 in gradients."""
+    compare((1, 32, 34, 48), 49, jnp.float32, rtol=1e-5, atol=2e-4)
+
+
 def test_cpu_formulation_equals_the_plain_one_in_bfloat16():
     """Within a few of bfloat16's steps (2**-8) of the sums' sizes."""
     compare((2, 5, 7, 6), 4, jnp.bfloat16, rtol=0.03, atol=0.3)
