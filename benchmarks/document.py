@@ -68,7 +68,7 @@ context frame and one predicted frame.
 
 A {GEMM_SIZE} x {GEMM_SIZE} float32 matrix product runs at {rates["ours"]:.0f} GFLOP/s in XLA and
 {rates["torch"]:.0f} GFLOP/s in PyTorch. Of XLA's rate the training step reaches (own count of the model's
-operations, `cvae_jax/models/flops.py`):
+operations, `cvae_jax/models/flops.py`, of which Winograd's algorithm saves a part):
 
 | | share |
 | --- | ---: |

@@ -207,11 +207,14 @@ def describe(*more: str) -> dict[str, object]:
     """Return the machine and the versions, those of `more` packages included."""
     packages = ("jax", "jaxlib", "flax", "torch", "numpy", *more)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    core = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = core.get("flags", "").split()
     vectors = [name for name in ("avx512f", "avx2") if name in flags]
+    kind = [core.get("model name", machine.processor())]
+    if "cpu family" in core:  # virtual machines hide the generation in the name
+        kind.append(f"family {core['cpu family']} model {core['model']}")
     return {
-        "cpu": " / ".join(sorted(names)) or machine.processor(),
+        "cpu": ", ".join(kind),
         "vectors": vectors[0] if vectors else "",
         "threads": threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
