@@ -14,6 +14,7 @@ import cvae_jax
 from cvae_jax.runtime.errors import NonFiniteError, StorageError, UserError
 
 CONFIG_HELP = "see the fields and their types in cvae_jax/defaults.py"
+FLAGS_HELP = "--help lists the flags"
 PLAN = "python -m cvae_jax.plan"
 CONFIG_FORM = "write --config.field=value and --workdir=folder"
 
@@ -70,7 +71,8 @@ def parse_or_exit(parse: Callable[[], Any], help: str = CONFIG_HELP) -> Any:
     try:
         return parse()
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-        fail(f"{one_line(error)} ({help})")
+        is_no_field = isinstance(error, flags.UnrecognizedFlagError) and "config" not in error.flagname
+        fail(f"{one_line(error)} ({FLAGS_HELP if is_no_field else help})")
 
 
 def guarded(main: Callable[[], Any], resumes: bool = False) -> Any:

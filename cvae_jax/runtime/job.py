@@ -141,6 +141,9 @@ def _initialize(coordinator: str | None, num_processes: int | None, process_id: 
     """Connect to the other processes of the job; return False where none is detected."""
     import jax
 
+    if num_processes is not None and num_processes > 1:
+        others = f"the {num_processes} processes of the job, process 0 of which is at {coordinator}"
+        print(f"Waiting for {others}.", file=sys.stderr)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on Kubernetes, of a package that only its jobs need
