@@ -32,7 +32,7 @@ from cvae_jax.train import make_controls, open_run
 from cvae_jax.training.state import TrainState
 
 SIZE = (16, 12)
-DOCUMENTED = json.loads((ROOT / "docs" / "benchmarks_accelerator.json").read_text())["cases"]
+DOCUMENTED = json.loads((ROOT / "tests" / "fixtures" / "steps_h100.json").read_text())["cases"]
 
 
 def small_config(**changes) -> ConfigDict:

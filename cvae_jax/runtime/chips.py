@@ -16,7 +16,7 @@ from cvae_jax.runtime.operations import Operations
 CPU, DEFAULT_CHIP = "cpu", "h100"
 MARGIN = 0.25  # of the memory, kept free: by default JAX takes three quarters of a GPU's
 PASSES = 6  # bfloat16 passes of a float32 product on a TPU
-# Of the H100. The two steps of MEASURED determine both (docs/benchmarks_accelerator.json); the program of the
+# Of the H100. The two steps of MEASURED determine both (tests/fixtures/steps_h100.json); the program of the
 # autoregressive one had more and smaller products then.
 UTILISATION = 0.25
 LAUNCH_SECONDS = 20e-6
