@@ -44,7 +44,9 @@ def document(report: dict) -> str:
         for case in CASES
         if case.name in report["_gemm_share"]
     ]
-    compiled = report["_compilations"]["train_tf_b2"] + report["_compilations"]["train_ar_b2"]
+    compiled = sum(report["_compilations"].get(name, 0) for name in ("train_tf_b2", "train_ar_b2"))
+    left_out = ", ".join(case.title for case in CASES if case.name not in report)
+    note = f"\nPyTorch did not fit into the free memory for: {left_out}.\n" if left_out else ""
     idle = report["_loader"]
     return f"""# Benchmarks
 
@@ -64,11 +66,12 @@ The report's model at full size (128, 32, 12, 192) and the multiscale model of `
 trained with Adam and without augmentation, in float32. Training clips of the multiscale model have one
 context frame and one predicted frame.
 
-{table({case.name: report[case.name] for case in CASES})}
-
+{table({case.name: report[case.name] for case in CASES if case.name in report})}
+{note}
 A {GEMM_SIZE} x {GEMM_SIZE} float32 matrix product runs at {rates["ours"]:.0f} GFLOP/s in XLA and
 {rates["torch"]:.0f} GFLOP/s in PyTorch. Of XLA's rate the training step reaches (own count of the model's
-operations, `cvae_jax/models/flops.py`, of which Winograd's algorithm saves a part):
+operations, `cvae_jax/models/flops.py`, as direct convolutions; Winograd's algorithm takes fewer, so the
+program itself runs at a lower rate):
 
 | | share |
 | --- | ---: |

@@ -181,6 +181,22 @@ def test_loaders_are_compared_round_by_round():
     assert "| 4 ms | 1.100 (1.100 - 1.100) | 1.0% (1.0% - 1.0%) |" in text
 
 
+def test_the_page_names_the_cases_that_did_not_fit_into_memory():
+    from benchmarks.cases import CASES
+    from benchmarks.document import document
+
+    numbers = {"ours_s": 1.0, "torch_s": 2.0, "ratio": 2.0, "ratio_middle_half": [1.9, 2.1], "pairs": 3}
+    known = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
+    known = {name: value for name, value in known.items() if name.startswith("_")}
+    assert "did not fit" not in document(known | {case.name: numbers for case in CASES})
+    page = document(known | {case.name: numbers for case in CASES if "b10" not in case.name})
+    assert (
+        "memory for: training step, teacher-forced, batch 10, training step, autoregressive, batch 10."
+        in page
+    )
+    assert "| training step, teacher-forced, batch 2 | 1 | 2 | 2.00 | 1.90 - 2.10 | 3 |" in page
+
+
 def test_each_benchmark_keeps_the_others_part_of_the_document():
     from benchmarks.pages import sections_of_others, with_section
 

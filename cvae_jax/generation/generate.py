@@ -22,7 +22,6 @@ from cvae_jax.generation.samples import Sample, sample_videos
 from cvae_jax.report import figures, video
 from cvae_jax.report.tables import SAMPLES_COINCIDE
 from cvae_jax.rollout.chunks import Prompt
-from cvae_jax.runtime import cli, processes
 from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import require_writable
@@ -126,7 +125,6 @@ def generate(
             f"{config.model.kind} draws them whole: leave it out."
         )
     out = Path(request.out) if request.out else workdir / FOLDER
-    processes.require_one(cli.script("generate"))
     require_writable(out, "give --out another place")
     chosen = Devices(devices)
 

@@ -3,9 +3,9 @@
 `plain` is what an accelerator compiles best and what every test compares to: native convolutions.
 `cpu` computes the same values and gradients in forms that XLA's CPU backend runs several times
 faster: 1x1 convolutions as matrix products, depthwise convolutions as shifted multiplies with the
-weight gradient gathered row by row, large 3x3 convolutions by Winograd's algorithm, weight gradients of the
-others as one matrix product (3x3 to few channels also forward, 7x7 as patches), and bias gradients that do
-not fuse with their producer.
+weight gradient gathered row by row, large 3x3 convolutions by Winograd's algorithm, the weight gradients of
+other 3x3 ones as one matrix product (and their results, if they have few channels), 7x7 ones as patches, and
+bias gradients that do not fuse with their producer.
 `resolve_formulation` is the only place that chooses. Maps are NHWC and kernels HWIO (depthwise:
 3 x 3 x 1 x C), both float32 or both bfloat16; biases are float32, so that their gradients are summed in it.
 """
@@ -20,11 +20,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cvae_jax.models import winograd
-from cvae_jax.models.products import convolve, over_pixels, product, rows
+from cvae_jax.models.products import bordered, convolve, over_pixels, product, rows
 from cvae_jax.runtime.backend import target_backend
 
 FORMULATIONS = ("auto", "plain", "cpu")
-WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 1024, 48  # of a map, and of inputs and outputs, at least
+WINOGRAD_PIXELS, WINOGRAD_CHANNELS = 1024, 48  # at least so many, the latter of inputs and outputs
 
 
 def resolve_formulation(name: str) -> str:
@@ -125,10 +125,6 @@ def _patches(x: Array, height: int, width: int) -> Array:
     return jnp.concatenate([beside[:, i : i + lines] for i in range(height)], axis=-1)
 
 
-def _pad(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-
 def _bias_gradient(g: Array) -> Array:
     return jnp.sum(rows(g), axis=0, dtype=jnp.float32)
 
@@ -161,7 +157,7 @@ def _dense_cpu_backward(residuals, g):
 _dense_cpu.defvjp(_dense_cpu_forward, _dense_cpu_backward)
 
 
-# --- 3x3: Winograd's, or native, but for few outputs; weight gradient as one product ---------------
+# --- 3x3: by Winograd's algorithm, native, or one product for few outputs ---------------------------
 
 
 @jax.custom_vjp
@@ -188,9 +184,10 @@ def _conv3x3_cpu_backward(residuals, g):
 
 
 def _suits_winograd(x: Array, kernel: Array) -> bool:
-    """Whether the multiplications that Winograd's algorithm saves take longer than its transforms (measured).
+    """Whether the multiplications that Winograd's algorithm saves take longer than its transforms.
 
-    The model is no faster with it on smaller maps or with fewer channels, and takes longer to compile.
+    Measured with the report's CVAE, and with the multiscale model, whose smaller maps were no faster with it
+    and took longer to compile.
     """
     height, width = x.shape[1:3]
     is_even = height % 2 == 0 and width % 2 == 0
@@ -228,7 +225,7 @@ def _kernel_gradient(x: Array, g: Array) -> Array:
 
 def _narrow_kernel_gradient(x: Array, g: Array) -> Array:
     """x times nine shifted copies of g: one (I, NHW) x (NHW, 9 O) product."""
-    gradient = over_pixels(x, _patches(_pad(g), 3, 3))
+    gradient = over_pixels(x, _patches(bordered(g), 3, 3))
     return _flip(gradient.reshape(x.shape[-1], 3, 3, g.shape[-1]).transpose(1, 2, 0, 3))
 
 
@@ -241,7 +238,7 @@ _conv3x3_cpu.defvjp(_conv3x3_cpu_forward, _conv3x3_cpu_backward)
 def _sum_of_shifts(x: Array, tap: Callable[[Array, int, int], Array]) -> Array:
     """Sum over the 3x3 neighbours (i, j) of each pixel of tap(neighbour, i, j), zeros around the image."""
     height, width = x.shape[1:3]
-    padded = _pad(x)
+    padded = bordered(x)
     taps = [tap(padded[:, i : i + height, j : j + width], i, j) for i in range(3) for j in range(3)]
     return sum(taps[1:], start=taps[0])
 
@@ -270,7 +267,7 @@ def _depthwise_cpu_backward(residuals, g):
 def _depthwise_kernel_gradient(x: Array, g: Array) -> Array:
     """Nine accumulators of one image row each, walked over all rows so that they stay in cache."""
     batch, height, width, channels = x.shape
-    padded = lax.optimization_barrier(_pad(x))
+    padded = lax.optimization_barrier(bordered(x))
 
     def add_row(number, sums):
         image, row = number // height, number % height

@@ -39,6 +39,11 @@ def rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
+def bordered(x: Array) -> Array:
+    """Return maps with one pixel of zeros around them."""
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
 def over_pixels(x: Array, y: Array) -> Array:
     """Return x^T y of the pixels' channels (i, o), in the dtype of x: the gradient of a 1x1 kernel."""
     return product(rows(x), rows(y), contract=(0, 0)).astype(x.dtype)

@@ -1,35 +1,39 @@
 """3x3 convolutions with 4/9 of the multiplications: F(2x2, 3x3) of Lavin and Gray (2016).
 
-Each 2x2 pixels of the result come from a tile of 4x4 of the padded map. A transform of the tiles and one of
+Each 2x2 block of the result comes from a tile of 4x4 of the padded map. A transform of the tiles and one of
 the kernel turn the convolution into 16 matrix products, and the result is a transform of these ("Fast
-Algorithms for Convolutional Neural Networks", section 4.1). In float32 it is as exact as a direct
-convolution.
+Algorithms for Convolutional Neural Networks", section 4.1). In float32 it is about as exact as a
+direct convolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from cvae_jax.models.products import full_precision
+from cvae_jax.models.products import bordered, product
 
 
 def conv3x3(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n h w o"]:
     """Return a 3x3 convolution with zero padding 1 of float32 maps, whose height and width are even.
 
-    The transforms act on rows first and on columns second, whose four parts are one batched product each.
+    Maps and kernels are transformed by rows, then by columns, and results by columns, then by rows. Each of
+    the four columns of a tile is one product, batched over its four rows.
     """
     n, height, width, channels = x.shape
     rows, columns = height // 2, width // 2
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(n, rows + 1, 2, width + 2, channels)
+    padded = bordered(x).reshape(n, rows + 1, 2, width + 2, channels)
     by_row = jnp.stack(_of_tile([padded[:, i // 2 :][:, :rows, i % 2] for i in range(4)]))
     pairs = by_row.reshape(4, n * rows, columns + 1, 2, channels)
     tiles = _of_tile([pairs[:, :, j // 2 :][:, :, :columns, j % 2] for j in range(4)])
     taps = _of_kernel([jnp.stack(_of_kernel([kernel[i, j] for i in range(3)])) for j in range(3)])
-    products = [_product(tile.reshape(4, -1, channels), tap) for tile, tap in zip(tiles, taps, strict=True)]
+    products = [
+        jax.vmap(product)(tile.reshape(4, -1, channels), tap) for tile, tap in zip(tiles, taps, strict=True)
+    ]
     by_column = [_of_result([part[i] for i in range(4)]) for part in _of_result(products)]
     results = [[by_column[j][i].reshape(n, rows, columns, -1) for j in range(2)] for i in range(2)]
     y = jnp.stack([jnp.stack(row, axis=3) for row in results], axis=2).reshape(n, height, width, -1)
@@ -50,9 +54,3 @@ def _of_kernel(g: Sequence[Array]) -> list[Array]:
 def _of_result(m: Sequence[Array]) -> list[Array]:
     """Return A^T m: two rows, or columns, of the result from four of the products."""
     return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
-
-
-def _product(x: Array, y: Array) -> Array:
-    """Return the matrix products of the four parts of x and y, in float32."""
-    batched = (((2,), (1,)), ((0,), (0,)))
-    return lax.dot_general(x, y, batched, precision=full_precision(x), preferred_element_type=jnp.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,8 +72,8 @@ def parse_or_exit(parse: Callable[[], Any], help: str = CONFIG_HELP) -> Any:
     try:
         return parse()
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-        is_no_field = isinstance(error, flags.UnrecognizedFlagError) and "config" not in error.flagname
-        fail(f"{one_line(error)} ({FLAGS_HELP if is_no_field else help})")
+        names_field = not isinstance(error, flags.Error) or re.search(r"\bconfig\b", str(error))
+        fail(f"{one_line(error)} ({help if names_field or help != CONFIG_HELP else FLAGS_HELP})")
 
 
 def guarded(main: Callable[[], Any], resumes: bool = False) -> Any:

@@ -142,8 +142,7 @@ def _initialize(coordinator: str | None, num_processes: int | None, process_id: 
     import jax
 
     if num_processes is not None and num_processes > 1:
-        others = f"the {num_processes} processes of the job, process 0 of which is at {coordinator}"
-        print(f"Waiting for {others}.", file=sys.stderr)
+        print(f"Waiting for the other processes of this job; process 0 is at {coordinator}.", file=sys.stderr)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on Kubernetes, of a package that only its jobs need

@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cvae_jax import config_flag, defaults
-from cvae_jax.runtime import cli, platform
+from cvae_jax.runtime import cli, platform, processes
 
 
 def main() -> None:
@@ -45,5 +45,7 @@ def main() -> None:
 def _generate(config: ConfigDict, workdir: Path, request: dict[str, Any]) -> None:
     from cvae_jax.generation.generate import Request, generate
 
-    for path in generate(config, workdir, Request(**request)):
+    asked = Request(**request)
+    processes.require_one(cli.script("generate"))
+    for path in generate(config, workdir, asked):
         print(path)

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from cvae_jax import config_flag
-from cvae_jax.runtime import cli, platform
+from cvae_jax.runtime import cli, platform, processes
 from cvae_jax.runtime.workdir import default_workdir
 from cvae_jax.study import fields
 
@@ -49,6 +49,7 @@ def _run() -> None:
 def _study(config: ConfigDict, workdir: str | None) -> None:
     from cvae_jax.study.run import run_study
 
+    processes.require_one(cli.script("study"))
     folder = Path(workdir) if workdir else default_workdir(config.name)
     run_study(config, folder)
     print(f"The report is in {folder / 'report.md'} and {folder / 'report.html'}.")

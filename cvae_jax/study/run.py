@@ -25,7 +25,7 @@ from cvae_jax.evaluation import evaluate
 from cvae_jax.evaluation.baselines import score_baselines
 from cvae_jax.evaluation.measures import choose
 from cvae_jax.evaluation.rows import rows
-from cvae_jax.runtime import cli, processes, progress
+from cvae_jax.runtime import progress
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.errors import NonFiniteError, UserError
 from cvae_jax.runtime.files import exclusive, replacing
@@ -47,7 +47,6 @@ def run_study(study: ConfigDict, workdir: Path, devices: Sequence[jax.Device] | 
     means. Returns the rows of the report's table.
     """
     runs = plan(study, workdir)
-    processes.require_one(cli.script("study"))
     cache = Cache()
     data = load_data(runs[0].config.data, runs[0].config.n_past, cache)  # prepared before the runs share it
     evaluate.of_split(data, study.split, runs[0].config.data.name)

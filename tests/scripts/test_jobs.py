@@ -11,12 +11,14 @@ import jobs
 import numpy as np
 import pytest
 from helpers import TINY, flat, read_rows, restored, same_bits
+from ml_collections import ConfigDict
 
 from cvae_jax.config import Components
 from cvae_jax.models.interface import init_variables
 from cvae_jax.runtime import processes
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.job import LOST, joined
+from cvae_jax.scripts import generate, study
 
 # Three clips of the batch are spread over four devices; of the last batch's two, one process gets none.
 DATA = ["--config.data.name=frame_folder", "--config.batch_size=3", "--config.num_epochs=2"]
@@ -105,6 +107,7 @@ def test_two_processes_compute_what_one_does(environment, lab_folder, tmp_path):
         done = jobs.run(environment, count, devices, *flags_of(lab_folder, tmp_path, workdir))
         assert [one.status for one in done] == [0] * count, done
         assert "epoch 2/2" in done[0].errors and not any("epoch" in other.errors for other in done[1:])
+        assert all(("Waiting for the other processes" in one.errors) == (len(done) > 1) for one in done)
     agree(one, two)
     several = scored(environment, 2, 2, two)
     alone = scored(environment, 1, 1, two)
@@ -238,7 +241,7 @@ def test_flags_that_describe_no_job(given, named):
         pass
 
 
-def test_processes_that_cannot_be_one_job_are_refused(monkeypatch):
+def test_processes_that_cannot_be_one_job_are_refused(monkeypatch, tmp_path):
     """By scripts of a single process, and by the others where JAX does not detect the job."""
 
     def undetected(*_, **__):
@@ -253,3 +256,10 @@ def test_processes_that_cannot_be_one_job_are_refused(monkeypatch):
         processes.require_one("study.py")
     with pytest.raises(UserError, match="3 processes were started, and JAX cannot detect"), joined():
         pass
+    for script in (
+        lambda: study._study(ConfigDict(), str(tmp_path / "new")),
+        lambda: generate._generate(ConfigDict(), tmp_path / "new", {"clip": "one"}),
+    ):
+        with pytest.raises(UserError, match="runs as a single process, but 3 were started"):
+            script()
+    assert not (tmp_path / "new").exists()

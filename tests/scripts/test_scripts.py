@@ -111,7 +111,7 @@ def test_sigterm_saves_and_ends_with_status_0(environment, lab_folder, tmp_path)
 MISTAKES = {
     "unknown field": (["--config.batchsize=3"], "batchsize"),
     "unparsable value": (["--config.batch_size=many"], "many"),
-    "unknown flag": (["--wokdir=x"], "wokdir"),
+    "unknown flag": (["--wokdir=x"], "workdir ? (--help lists the flags)"),
     "missing config": (["--config=configs/nothing.py"], "configs/nothing.py"),
     "ratio of zero": (["--config.beta.kind=cyclical", "--config.beta.ratio=0.0"], "config.beta.ratio"),
     "too small": (["--config.model.cvae.frame_features=4"], "config.model.cvae.frame_features"),
