@@ -37,7 +37,7 @@ def conv3x3(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Floa
     by_column = [_of_result([part[i] for i in range(4)]) for part in _of_result(products)]
     results = [[by_column[j][i].reshape(n, rows, columns, -1) for j in range(2)] for i in range(2)]
     y = jnp.stack([jnp.stack(row, axis=3) for row in results], axis=2).reshape(n, height, width, -1)
-    return lax.optimization_barrier(y)
+    return lax.optimization_barrier(y)  # else each of its readers computes the transform again
 
 
 def _of_tile(d: Sequence[Array]) -> list[Array]:
