@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cvae_jax.models import ops
-from cvae_jax.models.products import convolve, over_pixels, product
+from cvae_jax.models.products import bordered, convolve, over_pixels, product
 
 # From this many inputs per output on, all inputs are multiplied with all taps and the products shifted.
 NARROW = 8
@@ -31,7 +31,7 @@ def downsample4x4(
     """Apply a 4x4 convolution of stride 2 with zero padding 1; h and w are even."""
     if formulation == "cpu":
         blocks = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
-        return _conv2x2(space_to_depth(_pad(x)), blocks.reshape(2, 2, -1, kernel.shape[-1]))
+        return _conv2x2(space_to_depth(bordered(x)), blocks.reshape(2, 2, -1, kernel.shape[-1]))
     return convolve(x, kernel, strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
@@ -46,7 +46,7 @@ def upsample4x4(
         inputs, outputs = kernel.shape[2:]
         blocks = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 4, 1, 3, 5)
         flipped = blocks[::-1, ::-1].reshape(2, 2, inputs, 4 * outputs)
-        return depth_to_space(_conv2x2(_pad(x), flipped))[:, 1:-1, 1:-1]
+        return depth_to_space(_conv2x2(bordered(x), flipped))[:, 1:-1, 1:-1]
     return convolve(x, kernel[::-1, ::-1], padding=((2, 2), (2, 2)), lhs_dilation=(2, 2))
 
 
@@ -141,7 +141,7 @@ def _conv2x2_forward(x, kernel):
 def _conv2x2_backward(residuals, g):
     x, kernel = residuals
     inputs, outputs = kernel.shape[2:]
-    padded = _pad(g)
+    padded = bordered(g)
     dx = convolve(padded, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
     if inputs < NARROW * outputs:
         taps = _corners(x, lambda part, tap: over_pixels(part, g))
@@ -158,10 +158,6 @@ def _corners(x: Array, of: Callable[[Array, int], Array]) -> list[Array]:
     """Return of(part, number) for the four parts of a map that lie one pixel apart, row by row."""
     height, width = x.shape[1] - 1, x.shape[2] - 1
     return [of(x[:, n // 2 : n // 2 + height, n % 2 : n % 2 + width], n) for n in range(4)]
-
-
-def _pad(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def _product(x: Array, y: Array) -> Array:

@@ -2,8 +2,8 @@
 
 Each 2x2 block of the result comes from a tile of 4x4 of the padded map. A transform of the tiles and one of
 the kernel turn the convolution into 16 matrix products, and the result is a transform of these ("Fast
-Algorithms for Convolutional Neural Networks", section 4.1). In float32 it is about as exact as a
-direct convolution.
+Algorithms for Convolutional Neural Networks", section 4.1). In float32 it is about as exact as a direct
+convolution.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from cvae_jax.runtime.operations import Operations
 # GPUs (400 Gbit/s). Neither was measured.
 HOP_SECONDS = 2e-6
 NETWORK, GPUS_PER_MACHINE = 50e9, 8
-# Share of a matrix product's rate that a step of 2 clips reaches on 2 threads: 0.62 on one kind of CPU, about
-# 0.4 on another (docs/performance.md).
+# Share of a matrix product's rate that a step of 2 clips reaches on 2 threads: 0.62 on one kind of CPU; on
+# another 0.45, before Winograd's algorithm (docs/performance.md).
 CPU_UTILISATION = 0.5
 PRODUCT_SIZE, PRODUCT_ROUNDS = 1024, 5  # of the matrix product that is timed on a CPU
 

@@ -23,7 +23,7 @@ CONFIG_FORM = "write --config.field=value and --workdir=folder"
 def run(
     main: Callable[[], None],
     doc: str,
-    help: str = CONFIG_HELP,
+    help: str | None = None,
     form: str = CONFIG_FORM,
     explain: Callable[[Callable[[], Any]], Any] = lambda parse: parse(),
     resumes: bool = False,
@@ -31,7 +31,8 @@ def run(
     """Parse the flags and call main; a user's mistake ends with a sentence and exit status 2.
 
     doc: the text above the flags in --help.
-    help, form: where a sentence on a flag that cannot be parsed, or is none, sends the user.
+    help, form: where a sentence on a flag that cannot be parsed, or is none, sends the user. help: see
+      `parse_or_exit`.
     explain: calls the parser of the flags; it may end the program with a better sentence.
     resumes: see `guarded`.
     """
@@ -67,13 +68,16 @@ def asks_for_help(argv: list[str]) -> bool:
     return bool({"--help", "-help", "--helpfull", "--helpshort"} & set(argv))
 
 
-def parse_or_exit(parse: Callable[[], Any], help: str = CONFIG_HELP) -> Any:
-    """Return parse(), or end with a sentence where a flag cannot be parsed."""
+def parse_or_exit(parse: Callable[[], Any], help: str | None = None) -> Any:
+    """Return parse(), or end with a sentence where a flag cannot be parsed.
+
+    help: where the sentence sends the user. None: to the fields of a config, or for other flags to --help.
+    """
     try:
         return parse()
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
         names_field = not isinstance(error, flags.Error) or re.search(r"\bconfig\b", str(error))
-        fail(f"{one_line(error)} ({help if names_field or help != CONFIG_HELP else FLAGS_HELP})")
+        fail(f"{one_line(error)} ({help or (CONFIG_HELP if names_field else FLAGS_HELP)})")
 
 
 def guarded(main: Callable[[], Any], resumes: bool = False) -> Any:
