@@ -175,7 +175,7 @@ def load(workdir: Path, template: ConfigDict) -> ConfigDict:
     if not path.is_file():
         raise UserError(
             f"There is no run in {workdir} ({FILE} is missing); "
-            f"give the --workdir of a run that {cli.script('train')} has started."
+            f"give the folder of a run that {cli.script('train')} has started."
         )
     try:
         stored = json.loads(path.read_text())

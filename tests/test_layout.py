@@ -31,6 +31,8 @@ LAYERS = (
     "train",
     "planning",
     "generation",
+    "run",
+    "puppet",
     "study",
     "import_torch",
     "scripts plan",

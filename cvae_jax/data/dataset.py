@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cvae_jax.data.clips import Recording
+from cvae_jax.data.pose import STYLE, PoseStyle
 from cvae_jax.runtime.errors import UserError
 
 Splits = dict[str, list[Recording]]
@@ -42,6 +43,25 @@ class Ceiling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Poses:
+    """The keypoints that the labels of a data set were drawn from.
+
+    Attributes:
+      keypoints: a function that returns those of a recording, float64 (T, 33, 2), as in `pose.draw_pose`; NaN
+        where a joint is not known.
+      style: how they are drawn.
+    """
+
+    keypoints: Callable[[Recording], np.ndarray]
+    style: PoseStyle = STYLE
+
+    @classmethod
+    def of_scenes(cls, scenes: dict[str, np.ndarray]) -> Poses:
+        """Return those of a data set whose recordings are stretches of one clip for each scene (T, 33, 2)."""
+        return cls(lambda one: scenes[one.scene][one.start : one.start + len(one.frames)])
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSet:
     """What the program knows about a data set.
 
@@ -62,9 +82,9 @@ class DataSet:
         frame size, without loading the data. None: the data must be loaded to know it.
       label_size: a function of the options that returns the length of labels that are vectors, without
         loading the data. None: labels are images, or the data must be loaded to know it.
-      keypoints: a function of data_dir that returns the keypoints which the labels were drawn from, by
-        scene: float64 (T, 33, 2) of the whole clip, as in `pose.draw_pose`, NaN in frames that are in no
-        recording. Motion transfer needs them. None: there are none.
+      poses: called as `poses(data_dir=, frame_size=, options=)`, with arguments as those of `load`; returns
+        the keypoints that the labels were drawn from. Motion transfer and dragging joints need them. None:
+        labels are not drawn from keypoints, or these are not known.
       ceiling: called as `ceiling(split=, cache_dir=, frame_size=, options=)`, with arguments as those of
         `load`; returns the ceiling of a split. None: it is not known.
       read_test_sequences: a function of (data_dir, frame_size, n_past) that returns the test sequences of a
@@ -77,7 +97,7 @@ class DataSet:
     image_labels: bool = False
     default_frame_size: Callable[[str | None], tuple[int, int]] | None = None
     label_size: Callable[[Any], int] | None = None
-    keypoints: Callable[[str | None], dict[str, np.ndarray]] | None = None
+    poses: Callable[..., Poses] | None = None
     ceiling: Callable[..., Ceiling] | None = None
     read_test_sequences: Callable[[str | None, tuple[int, int], int], list[TestSequence]] | None = None
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording, data_hash
-from cvae_jax.data.dataset import Ceiling
+from cvae_jax.data.dataset import Ceiling, Poses
 from cvae_jax.runtime import processes
 from cvae_jax.runtime.cache import Cache
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import user_cache_folder
+from cvae_jax.runtime.workdir import read_frame_size
 
 DEFAULT_CACHE = user_cache_folder() / "data"
 
@@ -52,6 +54,15 @@ def load_ceiling(data: ConfigDict, split: str) -> Ceiling | None:
     )
 
 
+def load_poses(data: ConfigDict) -> Poses | None:
+    """Return the keypoints that the labels of the section `config.data` were drawn from; None: not known."""
+    poses = datasets.find(data.name).poses
+    if poses is None:
+        return None
+    options = datasets.make_options(data.name, _options(data))
+    return poses(data_dir=data.dir, frame_size=data.frame_size, options=options)
+
+
 def known_frame_size(data: ConfigDict) -> tuple[int, int] | None:
     """Return (H, W) of the frames of the section `config.data`; None if only loading the data tells."""
     if data.frame_size is not None:
@@ -60,13 +71,21 @@ def known_frame_size(data: ConfigDict) -> tuple[int, int] | None:
     return None if default is None else default(data.dir)
 
 
-def known_shapes(data: ConfigDict) -> tuple[tuple[int, int], int | None] | None:
+def trained_frame_size(config: ConfigDict, workdir: Path) -> tuple[int, int]:
+    """Return (H, W) of the frames that a run was trained on; its data need not be here for it."""
+    found = read_frame_size(workdir) or known_frame_size(config.data)
+    return found or load_data(config.data, config.n_past)["validation"][0].frames.shape[1:3]
+
+
+def known_shapes(
+    data: ConfigDict, frame_size: tuple[int, int] | None = None
+) -> tuple[tuple[int, int], int | None] | None:
     """Return (H, W) of the frames and the label size of the section `config.data`.
 
     The label size is the length of labels that are vectors, or None for images. Returns None if only loading
-    the data tells.
+    the data tells. frame_size: (H, W) where it is known already.
     """
-    data_set, frame_size = datasets.find(data.name), known_frame_size(data)
+    data_set, frame_size = datasets.find(data.name), frame_size or known_frame_size(data)
     if frame_size is None or not (data_set.image_labels or data_set.label_size):
         return None
     if data_set.label_size is None:

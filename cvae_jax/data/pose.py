@@ -7,6 +7,7 @@ Needs NumPy and Pillow only.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -82,15 +83,25 @@ def landmark_index(name: str) -> int:
     return LANDMARKS.index(name)
 
 
+@dataclasses.dataclass(frozen=True)
+class PoseStyle:
+    """How a label is drawn; see `draw_pose`."""
+
+    line_width: float = 1 / 16
+    head_radius: float = 1 / 12
+    oversampling: int = 16
+
+
+STYLE = PoseStyle()
+
+
 def draw_pose(
     keypoints: np.ndarray,
     visibility: np.ndarray | None = None,
     frame_size: tuple[int, int] = (64, 32),
     *,
     min_visibility: float = 0.0,
-    line_width: float = 1 / 16,
-    head_radius: float = 1 / 12,
-    oversampling: int = 16,
+    style: PoseStyle = STYLE,
 ) -> np.ndarray:
     """Draws one body as coloured lines and a head on black: uint8 (H, W, 3) at frame_size (H, W).
 
@@ -99,8 +110,8 @@ def draw_pose(
       missing: lines that end in it are left out, and the head sits at the mean of its joints that
       are there.
     visibility: (33,) in [0, 1], or None for all visible; below min_visibility a joint is missing.
-    line_width, head_radius: in units of the frame's width.
-    oversampling: the picture is drawn that many times larger and averaged down over areas.
+    style: line_width and head_radius in units of the frame's width; the picture is drawn `oversampling` times
+      larger and averaged down over areas.
 
     Raises ValueError where a shape is wrong.
     """
@@ -109,6 +120,7 @@ def draw_pose(
     if visibility is not None and visibility.shape != (len(LANDMARKS),):
         raise ValueError(f"visibility must have shape ({len(LANDMARKS)},), got {visibility.shape}")
     height, width = frame_size
+    line_width, head_radius, oversampling = dataclasses.astuple(style)
     large = (width * oversampling, height * oversampling)
     present = np.isfinite(keypoints).all(axis=1)
     if visibility is not None:

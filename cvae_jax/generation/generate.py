@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from cvae_jax.config import Components
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.images import read_folder, read_image
-from cvae_jax.data.load import known_frame_size, load_data
+from cvae_jax.data.load import load_data, trained_frame_size
 from cvae_jax.evaluation.diversity import coincide
 from cvae_jax.generation import submission, transfer
-from cvae_jax.generation.samples import Sample, sample_videos
+from cvae_jax.generation.samples import Sample, check_sampling, make_rollout, sample_videos
 from cvae_jax.report import figures, video
 from cvae_jax.report.tables import SAMPLES_COINCIDE
 from cvae_jax.rollout.chunks import Prompt
@@ -26,7 +27,6 @@ from cvae_jax.runtime.devices import Devices
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import require_writable
 from cvae_jax.runtime.progress import tell
-from cvae_jax.runtime.workdir import read_frame_size
 from cvae_jax.training.checkpoint import restore_for_evaluation
 
 FOLDER = "generated"  # in the workdir, where no --out is given
@@ -80,12 +80,8 @@ class Request:
             raise UserError(f"--samples is {self.samples}, but a submission holds one; leave it out.")
         if self.csv is not None and self.masks:
             raise UserError("--masks and --csv cannot go together: a submission shows no masks.")
-        if self.samples is not None and self.samples < 1:
-            raise UserError(f"--samples is {self.samples}; give at least 1.")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed is {self.seed}; give a number from 0 and below 2**32.")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UserError(f"--temperature is {self.temperature}; give a finite number, 0 or more.")
+        samples = 1 if self.samples is None else self.samples
+        check_sampling(samples, self.seed, self.temperature, prefix="--")
         if not (math.isfinite(self.fps) and self.fps >= SLOWEST):
             raise UserError(f"--fps is {self.fps}; give a finite number of at least {SLOWEST}.")
 
@@ -137,14 +133,15 @@ def generate(
             prompts[0].label_size,
             averaged=parts.optimizer.averages,
         )
-        numbers = request.seed, request.temperature, request.masks
-        return list(sample_videos(parts, chosen, variables, prompts, count, *numbers))
+        rollout = make_rollout(parts, chosen, masks=request.masks)
+        seed, temperature = request.seed, request.temperature
+        return list(sample_videos(rollout, variables, prompts, count, seed, temperature, progress=True))
 
     if request.csv is not None:
         require_writable(Path(request.csv).parent, "give --csv another place")
         if Path(request.csv).is_dir():
             raise UserError(f"--csv={request.csv} is a folder; give the name of a file.")
-        prompts = submission.read_prompts(config, frame_size(config, workdir))
+        prompts = submission.read_prompts(config, trained_frame_size(config, workdir))
         videos = [drawn.frames for drawn in sample(prompts, 1)]
         written = [Path(request.csv)]
         submission.write_csv(written[0], videos)
@@ -177,7 +174,7 @@ def generate(
 def read_scene(config: ConfigDict, workdir: Path, request: Request) -> Scene:
     """Return what a request other than a submission generates from; UserError for what is not there."""
     if request.first is not None and request.labels is not None:
-        size = frame_size(config, workdir)
+        size = trained_frame_size(config, workdir)
         if not Path(request.first).is_file():
             raise UserError(f"There is no file {request.first}: give --first a PNG.")
         first, _ = read_image(Path(request.first), size)
@@ -187,15 +184,14 @@ def read_scene(config: ConfigDict, workdir: Path, request: Request) -> Scene:
                 f"{request.labels} holds one label, that of the first frame: add one per frame to generate."
             )
         return Scene(Prompt("files", first[None], labels), {"label": labels}, {})
-    if request.drive is not None:
-        transfer.require_keypoints(config.data.name)
+    poses = None if request.drive is None else transfer.require_poses(config.data)
     data = load_data(config.data, config.n_past)
-    if request.drive is not None and request.person is not None:
+    if poses is not None and request.drive is not None and request.person is not None:
         person, driver = (
             find_clip(data, name, flag)[0]
             for name, flag in ((request.person, "--person"), (request.drive, "--drive"))
         )
-        labels = transfer.transfer_labels(config.data.name, person, driver, config.data.dir)
+        labels = transfer.transfer_labels(poses, itertools.chain(*data.values()), person, driver)
         before = {"driver": driver.frames, "its label": driver.labels, "normalised": labels}
         return Scene(Prompt(person.name, person.frames[:1], labels), before, {})
     assert request.clip is not None, "something is asked for"
@@ -220,12 +216,3 @@ def find_clip(data: dict[str, list[Recording]], name: str, flag: str) -> tuple[R
                 return found[0]
     names = ", ".join(r.name for split in splits for r in data[split])
     raise UserError(f"{flag}={name} names no clip of the run's data set; give one of {names}.")
-
-
-def frame_size(config: ConfigDict, workdir: Path) -> tuple[int, int]:
-    """Return (H, W) of the frames that the run was trained on; its data need not be here for it."""
-    stored = read_frame_size(workdir)
-    if stored is not None:
-        return stored
-    known = known_frame_size(config.data)
-    return known or load_data(config.data, config.n_past)["validation"][0].frames.shape[1:3]

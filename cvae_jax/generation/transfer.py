@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cvae_jax.data import datasets
 from cvae_jax.data.clips import Recording
+from cvae_jax.data.dataset import Poses
+from cvae_jax.data.load import load_poses
 from cvae_jax.data.pose import draw_pose
-from cvae_jax.data.retarget import retarget, stance, stance_known
+from cvae_jax.data.retarget import Stance, retarget, stance, stance_known
 from cvae_jax.runtime.errors import UserError
 
+MEASURED_FRAMES = 2000  # of a scene, which are enough to know where and how large its person is
 
-def require_keypoints(data_name: str) -> Callable[[str | None], dict[str, np.ndarray]]:
-    """Return the data set's `keypoints`; UserError where it has label images only."""
-    keypoints = datasets.find(data_name).keypoints
-    if keypoints is None:
-        others = [name for name in datasets.names() if datasets.find(name).keypoints]
+
+def require_poses(data: ConfigDict) -> Poses:
+    """Return the poses of the section `config.data`; UserError where it has label images only."""
+    poses = load_poses(data)
+    if poses is None:
+        others = [name for name in datasets.names() if datasets.find(name).poses]
         raise UserError(
-            f"--drive needs keypoints and the data set {data_name} has label images only; "
+            f"--drive needs keypoints and the data set {data.name} has label images only; "
             f"it works with {', '.join(others)}."
         )
-    return keypoints
+    return poses
 
 
 def transfer_labels(
-    data_name: str, person: Recording, driver: Recording, data_dir: str | None = None
+    poses: Poses, recordings: Iterable[Recording], person: Recording, driver: Recording
 ) -> np.ndarray:
     """Return labels uint8 (T, H, W, 3) of the driver's poses, placed and sized as the person's.
 
     Label 0 is the person's own, since frame 0 is; label t is the driver's pose t. Place and size are
-    measured over the whole scenes. data_dir: the folder of a data set that lies in one.
+    measured over the scenes, of which `recordings` holds all there are; see `scene_stance`.
 
-    Raises UserError where the data set has no keypoints, or nose, hips and ankles are not all known.
+    Raises UserError where nose, hips and ankles are not all known.
     """
-    scenes = require_keypoints(data_name)(data_dir)
     for clip in (driver, person):
-        known = stance_known(scenes[clip.scene])
-        if not known[clip.start : clip.start + len(clip.frames)].all():
+        if not stance_known(poses.keypoints(clip)).all():
             raise UserError(
                 f"The pose of {clip.name} is not known well enough for --drive (nose, hips and ankles in "
                 "every frame): take another clip."
             )
-    source, target = (
-        stance(scenes[clip.scene][stance_known(scenes[clip.scene])]) for clip in (driver, person)
-    )
-    poses = scenes[driver.scene][driver.start : driver.start + len(driver.frames)]
-    moved = retarget(poses[1:], source, target)
+    every = list(recordings)
+    source, target = (scene_stance(poses, every, clip.scene) for clip in (driver, person))
+    assert source is not None and target is not None, "the clips' own poses are known"
+    moved = retarget(poses.keypoints(driver)[1:], source, target)
     size = person.frames.shape[1:3]
-    return np.stack([person.labels[0], *(draw_pose(pose, frame_size=size) for pose in moved)])
+    drawn = (draw_pose(pose, frame_size=size, style=poses.style) for pose in moved)
+    return np.stack([person.labels[0], *drawn])
+
+
+def scene_stance(poses: Poses, recordings: Iterable[Recording], scene: str) -> Stance | None:
+    """Return where and how large a scene's person is, None where no frame tells.
+
+    It is measured on the scene's recordings, the shortest first, until they have MEASURED_FRAMES.
+    """
+    own = sorted((one for one in recordings if one.scene == scene), key=lambda one: len(one.frames))
+    found: list[np.ndarray] = []
+    for recording in own:
+        if sum(map(len, found)) < MEASURED_FRAMES:
+            found.append(poses.keypoints(recording))
+    keypoints = np.concatenate(found)
+    known = keypoints[stance_known(keypoints)]
+    return stance(known) if len(known) else None

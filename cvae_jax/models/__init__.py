@@ -43,6 +43,14 @@ def build(
     return model if critic is None else Adversarial(model, critic)
 
 
+def in_plain_formulation(section: dict) -> dict:
+    """Return `config.model` as a dict in which every kind of model has its plain formulation (see `ops`)."""
+    return {
+        kind: own | {"formulation": "plain"} if isinstance(own, dict) and "formulation" in own else own
+        for kind, own in section.items()
+    }
+
+
 def from_first_format(stored: dict) -> dict:
     """Return a stored config with this version's sections: the first one had one model, without a kind."""
     model, rollout = stored.get("model"), stored.get("rollout")

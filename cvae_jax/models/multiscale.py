@@ -229,8 +229,11 @@ class Multiscale(VideoModel):
 
     def _padded(self, images: Array) -> Array:
         """Return images (n, h, w, c) with their last rows and columns repeated up to a whole block."""
-        below, beside = self._padding(images.shape[1:3])
-        return jnp.pad(images, ((0, 0), (0, below), (0, beside), (0, 0)), mode="edge")
+        for axis, more in zip((1, 2), self._padding(images.shape[1:3]), strict=True):
+            if more:
+                last = lax.slice_in_dim(images, images.shape[axis] - 1, None, axis=axis)
+                images = jnp.concatenate([images, jnp.repeat(last, more, axis=axis)], axis=axis)
+        return images
 
     @functools.cached_property
     def _network(self) -> Network:

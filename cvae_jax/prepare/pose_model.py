@@ -22,6 +22,7 @@ from cvae_jax.data.pose import LANDMARKS
 from cvae_jax.prepare.pose_environment import WAY_OUT
 from cvae_jax.prepare.settings import Box
 from cvae_jax.runtime.errors import UserError
+from cvae_jax.runtime.tool_environment import clean_environment
 
 WORKER = Path(__file__).parent / "pose_worker.py"
 MOST_WORKERS = 8
@@ -126,7 +127,7 @@ class _Worker:
         if not answer:
             raise UserError(
                 f"The pose model in {self.python} stopped ({self._last_words()}): delete its "
-                f"environment so that it is set up again, {WAY_OUT}."
+                f"environment so that it is set up again, or {WAY_OUT}."
             )
         found = json.loads(answer)
         return np.full((len(LANDMARKS), 3), np.nan) if found is None else np.array(found)
@@ -139,7 +140,6 @@ class _Worker:
 
 @contextlib.contextmanager
 def _worker(python: Path) -> Iterator[_Worker]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
@@ -147,13 +147,13 @@ def _worker(python: Path) -> Iterator[_Worker]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment,
+                env=clean_environment(),
                 start_new_session=True,
             )
         except OSError as error:
             raise UserError(
                 f"The pose model's {python} cannot be started ({error.strerror}): delete its environment so "
-                f"that it is set up again, {WAY_OUT}."
+                f"that it is set up again, or {WAY_OUT}."
             ) from error
         assert process.stdin is not None and process.stdout is not None, "they are pipes"
         try:

@@ -24,7 +24,7 @@ from cvae_jax.prepare.contact_sheet import Sample, draw_cell, draw_sheet
 from cvae_jax.prepare.crop import USED, check_inside, choose_crop, cut_off
 from cvae_jax.prepare.footage import Folder, Footage, open_footage
 from cvae_jax.prepare.keypoints import read_keypoints
-from cvae_jax.prepare.pose_environment import pose_python
+from cvae_jax.prepare.pose_environment import POSE
 from cvae_jax.prepare.pose_model import PoseModel
 from cvae_jax.prepare.settings import Box, Settings, check_out, check_writable
 from cvae_jax.prepare.split import Stretch, divide, runs
@@ -92,7 +92,7 @@ def find_clip(settings: Settings) -> Clip:
         if not poses.seen(found).any():
             raise UserError(f"{path} shows nobody in any frame that is kept: give keypoints of this video.")
     else:
-        with PoseModel(pose_python()) as model:
+        with PoseModel(POSE.python()) as model:
             found = find_person(footage, timing, model, region)
         if not poses.seen(found).any():
             raise UserError(

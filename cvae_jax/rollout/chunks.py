@@ -7,26 +7,18 @@ between the calls; what is kept of the steps leaves them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from cvae_jax.data.clips import extend
-from cvae_jax.models.interface import StepOutputs, VideoModel, standard_normal
-from cvae_jax.rollout import scan
-from cvae_jax.rollout.noise import EVALUATION_STREAM, Noise, clip_noise, correlated, derive_keys
+from cvae_jax.models.interface import VideoModel
+from cvae_jax.rollout.programs import MODES, POSTERIOR, PRIOR, Keep, make_advance, make_begin
 from cvae_jax.rollout.prompts import TRUTH, Prompt, parts, true_frames, truth
-from cvae_jax.rollout.scan import Clips, RolloutState, as_float
 from cvae_jax.runtime.devices import Devices
-
-PRIOR, POSTERIOR = MODES = ("prior", "posterior")
-
-Keep = Callable[[StepOutputs, Array | None], tuple[dict[str, Array], dict[str, Array]]]
-"""(outputs, target or None) -> (values of each frame, values to sum over a clip's frames), all (b, ...)."""
 
 Measure = Callable[[dict[str, Array]], dict[str, Array]]
 """A mapped function of a chunk's frames (see `ChunkedRollout`) -> values of each frame (b, n)."""
@@ -81,11 +73,12 @@ class ChunkedRollout:
         measure: Measure | None = None,
         noise_correlation: float = 0.0,
     ):
+        assert mode in MODES, mode
         self._devices, self._n_past = devices, n_past
         self._batch_size, self._chunk = batch_size, chunk
-        self._needs_targets, self._measure = mode == POSTERIOR, measure
-        self._begin = devices.map_clips(_make_begin(model))
-        advance = _make_advance(model, mode, n_past, keep, measure is not None, noise_correlation)
+        self._mode, self._measure = mode, measure
+        self._begin = devices.map_clips(make_begin(model))
+        advance = make_advance(model, mode, n_past, keep, measure is not None, noise_correlation)
         self._advance = devices.map_clips(advance)
 
     def run(
@@ -110,8 +103,7 @@ class ChunkedRollout:
         share, count = devices.share(size), len(devices.devices)
         longest = max(len(prompts[p].labels) for p, _ in rows) - self._n_past
         chunk = -(-longest // -(-longest // self._chunk))
-        variables = devices.place(variables)
-        controls = {"seed": np.uint32(seed), "temperature": np.float32(temperature)}
+        variables, controls = devices.place(variables), _controls(seed, temperature)
         batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
         filled = [[*own, *[own[0]] * (size - len(own))] for own in batches]
         most = max(len({p for p, _ in part}) for padded in filled for part in parts(padded, len(devices)))
@@ -133,6 +125,37 @@ class ChunkedRollout:
                     {name: value[row] for name, value in sums.items()},
                 )
 
+    def stream(
+        self,
+        variables: PyTree,
+        prompt: Prompt,
+        labels: Iterable[np.ndarray],
+        seed: int,
+        temperature: float = 1.0,
+        sample: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Yield the predicted frames of one sample one at a time, uint8 (H, W, 3), in the mode 'prior'.
+
+        They are those that `run` predicts, from the same device functions, one step per call.
+
+        prompt: its labels are only those of its context frames. labels: those of the frames to predict; each
+        is taken when its frame is asked for.
+        """
+        assert self._mode == PRIOR and self._measure is None, "nothing is known of the frames to come"
+        devices = self._devices
+        size = devices.padded(1)
+        variables, controls = devices.place(variables), _controls(seed, temperature)
+        batch = self._batch([prompt], [(0, sample)] * size, 1, devices.share(size))
+        rollout = self._start(variables, batch, controls)
+        before = batch["labels"][:, -1:]
+        for start, label in enumerate(labels, self._n_past - 1):
+            after = np.broadcast_to(label, (len(before), 1, *label.shape))
+            window = devices.split({"labels": np.concatenate([before, after], axis=1)})
+            out = self._advance(variables, rollout | window, controls | {"start": np.int32(start)})
+            rollout |= {"state": out["state"], "noise": out["noise"]}
+            yield np.array(devices.fetch(out["pixels"])[0, 0])
+            before = after
+
     def _batch(
         self, prompts: Sequence[Prompt], rows: list[tuple[int, int]], real: int, share: slice
     ) -> dict[str, Any]:
@@ -147,9 +170,15 @@ class ChunkedRollout:
             "sample": np.array([sample for _, sample in rows[share]], np.uint32),
             "length": np.array([len(prompt.labels) for prompt in own], np.int32),
         }
-        if self._needs_targets:
+        if self._mode == POSTERIOR:
             batch["frames"] = np.stack([extend(true_frames(prompt), longest) for prompt in own])
         return batch
+
+    def _start(self, variables: PyTree, batch: dict[str, np.ndarray], controls: dict) -> dict[str, Any]:
+        """Return what all steps of a batch are given: who its clips are, constants, state and noise."""
+        clips = self._devices.split({name: batch[name] for name in ("mask", "index", "sample", "length")})
+        first = {"given": batch["given"], "labels": batch["labels"][:, : self._n_past]}
+        return clips | self._begin(variables, clips | self._devices.split(first), controls)
 
     def _roll(
         self,
@@ -163,11 +192,7 @@ class ChunkedRollout:
     ) -> tuple[np.ndarray | None, dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return (frames, values, sums) of this process's share; left: frames to predict of all clips."""
         split, fetch = self._devices.split, self._devices.fetch
-        constant = split({name: batch[name] for name in ("mask", "index", "sample", "length")})
-        first = {"given": batch["given"], "labels": batch["labels"][:, : self._n_past]}
-        started = self._begin(variables, constant | split(first), controls)
-        state, constants = started["state"], started["constants"]
-        noise = started["noise"]
+        rollout = self._start(variables, batch, controls)
         last = batch["labels"].shape[1] - 1
         found: list[dict[str, np.ndarray]] = []
         sums: dict[str, np.ndarray] = {}
@@ -175,9 +200,8 @@ class ChunkedRollout:
             window = slice(start, start + chunk + 1)
             videos = {name: batch[name][:, window] for name in ("frames", "labels") if name in batch}
             filled = split({name: _filled(video, chunk + 1) for name, video in videos.items()})
-            inputs = constant | filled | {"constants": constants, "state": state, "noise": noise}
-            out = self._advance(variables, inputs, controls | {"start": np.int32(start)})
-            state, noise = out["state"], out["noise"]
+            out = self._advance(variables, rollout | filled, controls | {"start": np.int32(start)})
+            rollout |= {"state": out["state"], "noise": out["noise"]}
             kept = out["values"] | ({"frames": out["pixels"]} if with_frames else {})
             if self._measure is not None:
                 after = slice(start + 1, start + 1 + chunk)
@@ -192,108 +216,9 @@ class ChunkedRollout:
         return values.pop("frames", None), values, sums
 
 
+def _controls(seed: int, temperature: float) -> dict[str, np.generic]:
+    return {"seed": np.uint32(seed), "temperature": np.float32(temperature)}
+
+
 def _filled(video: np.ndarray, length: int) -> np.ndarray:
     return np.swapaxes(extend(np.swapaxes(video, 0, 1), length), 0, 1)
-
-
-def _noise(model: VideoModel, batch: dict, controls: dict, frame_size: tuple[int, int]) -> Noise:
-    keys = derive_keys(controls["seed"], EVALUATION_STREAM, batch["index"], batch["sample"])
-    return clip_noise(keys, model.latent_shape(frame_size))
-
-
-def _make_begin(model: VideoModel) -> Callable:
-    """Return the device function (variables, batch, controls) -> what a rollout starts from.
-
-    That is the model's constants, the state after the context, and noise for `correlated`.
-
-    batch: given uint8 (b, n_past, H, W, 3) and their labels; mask, index, sample (b,). controls: seed.
-    """
-
-    def begin(variables: PyTree, batch: dict, controls: dict) -> dict:
-        given, labels = as_float(batch["given"]), as_float(batch["labels"])
-        constants, carry = model.begin(variables, given, labels, train=False)
-        noise = _noise(model, batch, controls, batch["given"].shape[2:4])
-        if given.shape[1] > 1:
-
-            def advance(x, carry, batch_stats, total):
-                outputs, carry, _ = scan.observe_step(model, variables, constants, carry, x, train=False)
-                return outputs, carry, batch_stats, total, None
-
-            steps = given.shape[1] - 1
-            state, *_ = scan.scan_steps(
-                advance,
-                Clips(given, labels, batch["mask"]),
-                noise,
-                jnp.ones(steps, bool),
-                RolloutState(given[:, 0], carry),
-                variables["batch_stats"],
-                n_past=given.shape[1],
-            )
-            carry = state.carry
-        # Steps count from 1, so that nothing else depends on the noise of 0.
-        state = RolloutState(given[:, -1], carry)
-        return {"constants": constants, "state": state, "noise": noise(jnp.int32(0))}
-
-    return begin
-
-
-def _make_advance(
-    model: VideoModel, mode: str, n_past: int, keep: Keep, with_frames: bool, noise_correlation: float
-) -> Callable:
-    """Return the device function (variables, batch, controls) -> outputs and state of one chunk.
-
-    batch: constants, state and noise; labels (b, 1 + n, ...) and, where there are any, frames uint8 (b, 1 +
-    n, H, W, 3): those of the frame before the chunk, then of its steps; mask, index, sample, length (b,).
-    controls: seed, temperature, and start, the number of the frame before the chunk. outputs: the frames as
-    uint8 pixels, and with_frames as they are.
-    """
-
-    def advance_chunk(variables: PyTree, batch: dict, controls: dict) -> dict:
-        constants, state, start = batch["constants"], batch["state"], controls["start"]
-        noise = _noise(model, batch, controls, state.frame.shape[1:3])
-        last = batch["noise"]
-        if mode == PRIOR:
-            steps = batch["labels"].shape[1] - 1
-            unit, last = correlated(noise, noise_correlation, start, steps, last)
-            noise = lambda t: controls["temperature"] * unit(t)  # noqa: E731
-
-        def advance(x, carry, batch_stats, total):
-            if mode == PRIOR:
-                outputs, carry = scan.imagine_step(model, variables, constants, carry, x)
-            else:
-                outputs, carry, _ = scan.observe_step(model, variables, constants, carry, x, train=False)
-            values, summed = keep(outputs, x.target)
-            known = x.t < batch["length"]
-            add = lambda sums, new: sums + jnp.where(_spread(known, new), new, 0.0)  # noqa: E731
-            return outputs, carry, batch_stats, jax.tree.map(add, total, summed), (outputs.frame, values)
-
-        clips = Clips(batch.get("frames"), batch["labels"], batch["mask"])
-        zeros = _zero_sums(model, mode, keep, state)
-        stats = variables["batch_stats"]
-        state, _, sums, (frames, values) = scan.scan_steps(
-            advance, clips, noise, None, state, stats, zeros, start=start, n_past=n_past
-        )
-        frames, values = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (frames, values))
-        pixels = jnp.round(255.0 * frames).astype(jnp.uint8)
-        out = {"state": state, "noise": last, "pixels": pixels, "values": values, "sums": sums}
-        return out | {"frames": frames} if with_frames else out
-
-    return advance_chunk
-
-
-def _spread(flags: Array, like: Array) -> Array:
-    """Return (b,) flags with as many axes as `like` (b, ...)."""
-    return flags.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def _zero_sums(model: VideoModel, mode: str, keep: Keep, state: RolloutState) -> dict:
-    """Return zeros shaped like what `keep` sums."""
-
-    def summed(frame: Array) -> dict[str, Array]:
-        clips, height, width, _ = frame.shape
-        zeros = jnp.zeros((clips, *model.latent_shape((height, width))))
-        normal = standard_normal(zeros)
-        outputs = StepOutputs(frame, normal, None if mode == PRIOR else normal)
-        return keep(outputs, None if mode == PRIOR else frame)[1]
-
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(summed, state.frame))

@@ -35,14 +35,14 @@ CACHE_FROM_SECONDS = 0.1
 ABANDONED_SECONDS = 60  # after which an empty file in the cache is not being written any more
 
 
-def prepare(restart: bool = False, run_per_core: bool = False) -> None:
+def prepare(restart: bool = False, run_per_core: bool = False, quiet: bool = False) -> None:
     """Apply the settings that docs/performance.md recommends, print them on standard error.
 
     On a CPU: CPU_FLAGS, and ALLOCATOR where `restart` allows to start the process again with it. Elsewhere
     only the flags that act on nothing but the CPU backend. What the environment sets already is left as it
     is. With `run_per_core` every core of a CPU is a device of one thread (ONE_THREAD), for runs side by side.
     Compiled programs are kept in JAX_COMPILATION_CACHE_DIR, by default a folder of this kind of machine
-    in the user's cache folder.
+    in the user's cache folder. quiet: print nothing.
     """
     cpu = on_cpu()
     if cpu and restart and _can_restart():
@@ -51,13 +51,24 @@ def prepare(restart: bool = False, run_per_core: bool = False) -> None:
         affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(affinity(0))))
     set_cpu_flags(cpu, ONE_THREAD if run_per_core else None)
-    if cpu and restart:
+    if cpu and restart and not quiet:
         allocator = f"{ALLOCATOR[0]}={os.environ.get(ALLOCATOR[0], '')}"
         print(f"CPU settings: XLA_FLAGS='{os.environ['XLA_FLAGS']}' {allocator}", file=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow tells of its own settings otherwise
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _made(cache_folder())):
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := _made(cache_folder(), quiet)):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(CACHE_FROM_SECONDS))
+
+
+def keep_compiled_programs() -> None:
+    """Use the cache that `prepare` has chosen also where JAX had been imported before."""
+    import jax
+
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder and jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        seconds = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 def on_cpu() -> bool:
@@ -119,7 +130,7 @@ def _restart_with_allocator() -> None:
         pass
 
 
-def _made(folder: Path) -> Path | None:
+def _made(folder: Path, quiet: bool) -> Path | None:
     """Return the folder, or None where it cannot be made or written to: then nothing is kept."""
     if not folder.is_absolute():  # there is no home
         return None
@@ -127,7 +138,8 @@ def _made(folder: Path) -> Path | None:
         require_writable(folder, "compiled programs are not kept")
         folder.mkdir(parents=True, exist_ok=True)
     except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
+        if not quiet:
+            print(error, file=sys.stderr)
         return None
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):  # another process removes it

@@ -248,8 +248,8 @@ class Checkpoints:
         if which.isdecimal() and int(which) in steps:
             return int(which)
         raise UserError(
-            f"--checkpoint is {which!r}; choose best, last or one of the steps "
-            f"{', '.join(map(str, steps))} in {self.folder}."
+            f"There is no checkpoint {which!r} in {self.folder}; choose best, last or one of the steps "
+            f"{', '.join(map(str, steps))}."
         )
 
     def __enter__(self) -> Checkpoints:

@@ -154,9 +154,7 @@ def test_labels_are_drawn_from_the_keypoints_and_know_nothing_of_chance() -> Non
         drawn = pose.draw_pose(
             scene.keypoints("train", 0, index),
             frame_size=(32, 64),
-            line_width=0.075 * unit,
-            head_radius=0.075 * unit,
-            oversampling=8,
+            style=pose.PoseStyle(0.075 * unit, 0.075 * unit, 8),
         )
         np.testing.assert_array_equal(label, drawn)
         differences.append(np.mean((frame / 255 - frame_other / 255) ** 2))

@@ -18,12 +18,15 @@ from whole_clips import predict
 from cvae_jax import config as config_files
 from cvae_jax import models
 from cvae_jax.config import Components
-from cvae_jax.data.datasets import frame_folder
+from cvae_jax.data.dataset import Poses
+from cvae_jax.data.datasets import dancer, frame_folder
+from cvae_jax.data.datasets.real_clips import read_keypoints
+from cvae_jax.data.pose import draw_pose
 from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.generation import generate as generation
 from cvae_jax.generation import submission
 from cvae_jax.generation.generate import Request, find_clip, generate
-from cvae_jax.generation.samples import Sample, sample_videos
+from cvae_jax.generation.samples import Sample, make_rollout, sample_videos
 from cvae_jax.generation.transfer import transfer_labels
 from cvae_jax.models.cvae import CVAE
 from cvae_jax.models.interface import init_variables
@@ -85,7 +88,7 @@ def run(parts, variables, prompts, samples=1, seed=0, temperature=1.0, chunk=32,
     options = dataclasses.replace(parts.evaluation, batch_size=batch, chunk=chunk)
     parts = dataclasses.replace(parts, evaluation=options)
     chosen = Devices(jax.local_devices()[:devices])
-    drawn = sample_videos(parts, chosen, variables, prompts, samples, seed, temperature)
+    drawn = sample_videos(make_rollout(parts, chosen), variables, prompts, samples, seed, temperature)
     return [sample.frames for sample in drawn]
 
 
@@ -263,7 +266,8 @@ def test_a_clip_is_generated_as_evaluation_scores_it(
 def test_samples_that_coincide_are_told(loaded, workdir, parts, monkeypatch, capsys, fields, told):
     """The latent of this model changes nothing; at temperature 0 that is no news."""
     still = np.zeros((5, 16, 12, 3), np.uint8)
-    monkeypatch.setattr(generation, "sample_videos", lambda *arguments: [Sample(still, {})] * arguments[4])
+    drawn = lambda *arguments, **_: [Sample(still, {})] * arguments[3]  # noqa: E731
+    monkeypatch.setattr(generation, "sample_videos", drawn)
     generate(residual_config(), workdir, Request(clip="d", **fields), jax.local_devices()[:1])
     captured = capsys.readouterr()
     assert ("The samples coincide: the latent does not change the video." in captured.err) == told
@@ -467,8 +471,21 @@ def real(tmp_path_factory):
 
 
 def test_a_person_driven_by_itself_has_its_own_labels(real):
+    poses, every = Poses.of_scenes(read_keypoints()), [*real["train"], *real["validation"]]
     for clip in real["validation"]:
-        np.testing.assert_array_equal(transfer_labels("real_clips", clip, clip), clip.labels)
+        np.testing.assert_array_equal(transfer_labels(poses, every, clip, clip), clip.labels)
+
+
+def test_a_dancers_motion_is_drawn_as_the_dancers_labels(tmp_path):
+    options = dancer.Options(train_frames=3, validation_frames=6, test_sequences=2, test_frames=5)
+    where = {"data_dir": None, "frame_size": (32, 48), "options": options}
+    data = dancer.load(cache_dir=str(tmp_path), **where)
+    poses = dancer.poses(**where)
+    every = [one for split in data.values() for one in split]
+    for clip in every:
+        drawn = [draw_pose(pose, frame_size=(32, 48), style=poses.style) for pose in poses.keypoints(clip)]
+        np.testing.assert_array_equal(drawn, clip.labels)
+        np.testing.assert_array_equal(transfer_labels(poses, every, clip, clip), clip.labels)
 
 
 def test_transfer_starts_from_the_person_and_continues_with_the_driver(real, workdir, monkeypatch, drawn):

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from cvae_jax.data import datasets, store
+from cvae_jax.data.dataset import Poses
 from cvae_jax.data.datasets import prepared
 from cvae_jax.data.pose import LANDMARKS, draw_pose, landmark_index
 from cvae_jax.generation.transfer import transfer_labels
@@ -476,8 +477,9 @@ def test_motion_transfer_works_with_it(video: Path, tmp_path: Path) -> None:
     out = tmp_path / "me"
     run(video, out, poses)
     data = read(out)
-    for recording in (*data["train"], *data["test"]):
-        labels = transfer_labels("prepared", recording, recording, str(out))
+    poses, every = Poses.of_scenes(prepared.read_keypoints(str(out))), [*data["train"], *data["test"]]
+    for recording in every:
+        labels = transfer_labels(poses, every, recording, recording)
         np.testing.assert_array_equal(labels, recording.labels)
 
 
@@ -489,7 +491,7 @@ def test_transfer_needs_ankles(video: Path, tmp_path: Path) -> None:
     run(video, tmp_path / "me", tmp_path / "poses.json", max_gap=0.0)
     (train,) = read(tmp_path / "me")["train"]
     with pytest.raises(UserError, match="pose of train_000 is not known well enough"):
-        transfer_labels("prepared", train, train, str(tmp_path / "me"))
+        transfer_labels(Poses.of_scenes(prepared.read_keypoints(str(tmp_path / "me"))), [train], train, train)
 
 
 # The door

@@ -1,8 +1,6 @@
 """Where poses come from: keypoints of others, two passes with a made-up model, the real one's environment."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,11 @@ from PIL import Image, ImageDraw
 
 from cvae_jax.data.datasets import real_clips
 from cvae_jax.data.pose import LANDMARKS, USED_LANDMARKS, landmark_index
-from cvae_jax.prepare import pose_environment, pose_worker, poses, track
+from cvae_jax.prepare import pose_worker, poses, track
 from cvae_jax.prepare.crop import USED
 from cvae_jax.prepare.footage import Folder, Footage
 from cvae_jax.prepare.keypoints import read_keypoints
+from cvae_jax.prepare.pose_environment import POSE
 from cvae_jax.prepare.pose_model import PoseModel
 from cvae_jax.prepare.timing import Timing, resample
 from cvae_jax.runtime.errors import UserError
@@ -255,60 +254,6 @@ def test_a_second_person_is_refused_unless_cropped_away_or_small(tmp_path: Path)
 # The environment
 
 
-def test_the_environment_is_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(pose_environment.VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert pose_environment.environment_folder().parent == tmp_path / "cvae_jax"
-    monkeypatch.setenv(pose_environment.VARIABLE, str(tmp_path / "mine"))
-    assert pose_environment.environment_folder() == tmp_path / "mine"
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match="mine is no environment.*--keypoints"):
-        pose_environment.pose_python()
-
-
-def test_a_failing_set_up_leaves_nothing_and_names_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(pose_environment.VARIABLE, str(tmp_path / "env"))
-    monkeypatch.setattr(pose_environment, "find_python", lambda: sys.executable)
-    wrong = tmp_path / "requirements.txt"
-    wrong.write_text("cvae-jax-is-not-on-the-index==1.0\n")
-    monkeypatch.setattr(pose_environment, "REQUIREMENTS", wrong)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(UserError, match=r"installing MediaPipe with pip \(.*--keypoints"):
-        pose_environment.pose_python()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".env.lock", "requirements.txt"]
-
-
-def test_a_python_too_new_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
-    monkeypatch.setattr(pose_environment.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match="this is 3.13.*--keypoints"):
-        pose_environment.find_python()
-
-
-def test_of_two_at_once_one_sets_up_and_the_other_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(pose_environment.VARIABLE, str(tmp_path / "env"))
-    program = (
-        "import time; from pathlib import Path; from cvae_jax.prepare import pose_environment as p\n"
-        "def set_up(folder, interpreter):\n"
-        "    time.sleep(0.5); (folder / 'bin').mkdir(parents=True)\n"
-        "    (folder / 'bin' / 'python').touch(); print('set up')\n"
-        "p._set_up = set_up\n"
-        "print(p.pose_python())"
-    )
-    root = Path(__file__).parent.parent.parent
-    both = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=60)[0].split("\n") for process in both]
-    assert all(process.returncode == 0 for process in both)
-    assert sum(lines.count("set up") for lines in said) == 1
-
-
 def test_a_broken_environment_is_told(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'no module named mediapipe' >&2\nexit 1\n")
@@ -327,7 +272,7 @@ def test_the_star_jumper_is_found_by_mediapipe(tmp_path: Path) -> None:
         large = Image.fromarray(frame).resize((320, 640), Image.Resampling.BICUBIC)
         large.save(folder / f"{t}.png")
     footage = Folder(folder, 30.0)
-    with PoseModel(pose_environment.pose_python()) as model:
+    with PoseModel(POSE.python()) as model:
         found = track.find_person(footage, resample(footage, None, None, None), model, (0, 0, 320, 640))
     known = poses.seen(found)
     assert known.mean() > 0.9

@@ -15,7 +15,7 @@ from cvae_jax.evaluation.baselines import Baselines
 from cvae_jax.evaluation.evaluate import evaluate
 from cvae_jax.evaluation.scores import Scorer
 from cvae_jax.generation.generate import Request, generate
-from cvae_jax.generation.samples import sample_videos
+from cvae_jax.generation.samples import make_rollout, sample_videos
 from cvae_jax.models.interface import init_variables
 from cvae_jax.rollout.chunks import Prompt
 from cvae_jax.runtime.devices import Devices
@@ -110,9 +110,8 @@ def test_samples_continue_the_given_frames():
     for chunk in (32, 3):
         options = dataclasses.replace(parts.evaluation, batch_size=1, chunk=chunk)
         own = dataclasses.replace(parts, evaluation=options)
-        ((video, _),) = sample_videos(
-            own, Devices(jax.local_devices()[:1]), variables, [Prompt.of(clip, 3, 0)], 1, 7
-        )
+        rollout = make_rollout(own, Devices(jax.local_devices()[:1]))
+        ((video, _),) = sample_videos(rollout, variables, [Prompt.of(clip, 3, 0)], 1, 7)
         np.testing.assert_array_equal(video[:3], clip.frames[:3])
         assert np.abs(video[3:].astype(int) - scored.frames).max() <= 1
 

@@ -120,7 +120,7 @@ def test_with_a_run_per_core_every_core_is_a_device_of_one_thread(monkeypatch):
 
 def test_the_scripts_import_no_jax_before_the_settings_are_made():
     names = [path.stem for path in (ROOT / "cvae_jax" / "scripts").glob("[a-z]*.py")]
-    assert len(names) == 6
+    assert len(names) == 7
     program = "import sys\n" + "".join(f"import cvae_jax.scripts.{name}\n" for name in names)
     program += "print([name for name in ('jax', 'jaxlib', 'tensorflow') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
@@ -128,12 +128,12 @@ def test_the_scripts_import_no_jax_before_the_settings_are_made():
 
 
 def test_everything_kept_is_in_the_users_cache_folder(monkeypatch, tmp_path):
-    from cvae_jax.prepare import pose_environment
+    from cvae_jax.prepare.pose_environment import POSE
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv(pose_environment.VARIABLE, raising=False)
+    monkeypatch.delenv(POSE.variable, raising=False)
     assert files.user_cache_folder() == tmp_path / "cvae_jax"
-    assert platform.cache_folder().parent == pose_environment.environment_folder().parent
+    assert platform.cache_folder().parent == POSE.folder().parent
     assert platform.cache_folder().parent == tmp_path / "cvae_jax"
 
 

@@ -12,7 +12,7 @@ from cvae_jax.data.dancer import body, figure, studio
 from cvae_jax.data.dancer.chance import smooth_noise
 from cvae_jax.data.dancer.choreography import Choreography
 from cvae_jax.data.dancer.look import Look
-from cvae_jax.data.pose import draw_pose
+from cvae_jax.data.pose import PoseStyle, draw_pose
 
 FPS = 30
 SPLITS = ("train", "validation", "test")
@@ -65,15 +65,14 @@ class Scene:
         """Return the label image, uint8 (H, W, 3)."""
         return self._label(self.keypoints(split, sequence, index))
 
-    def _label(self, keypoints: np.ndarray) -> np.ndarray:
+    @property
+    def label_style(self) -> PoseStyle:
+        """How labels are drawn: thinner and with a smaller head the farther the camera is."""
         unit = self.camera.scale / self.frame_size[1]
-        return draw_pose(
-            keypoints,
-            frame_size=self.frame_size,
-            line_width=LINE_WIDTH * unit,
-            head_radius=HEAD_RADIUS * unit,
-            oversampling=2 * self.oversampling,
-        )
+        return PoseStyle(LINE_WIDTH * unit, HEAD_RADIUS * unit, 2 * self.oversampling)
+
+    def _label(self, keypoints: np.ndarray) -> np.ndarray:
+        return draw_pose(keypoints, frame_size=self.frame_size, style=self.label_style)
 
     def frame(self, split: str, sequence: int, index: int) -> np.ndarray:
         """Return the frame, uint8 (H, W, 3)."""

@@ -16,7 +16,7 @@ from cvae_jax.data.clips import Recording, no_labels
 from cvae_jax.data.contents import RECORD_FRAMES, Contents
 from cvae_jax.data.dancer.scene import Scene
 from cvae_jax.data.dancer.workers import Job, render_all
-from cvae_jax.data.dataset import Ceiling, DataSet, require_at_least, require_seed
+from cvae_jax.data.dataset import Ceiling, DataSet, Poses, require_at_least, require_seed
 from cvae_jax.data.store import load_prepared
 from cvae_jax.runtime.errors import UserError
 
@@ -132,6 +132,18 @@ def ceiling(*, split: str, cache_dir: str, frame_size: tuple[int, int] | None, o
     )
 
 
+def poses(*, data_dir: str | None, frame_size: tuple[int, int] | None, options: Options) -> Poses:
+    """Return the keypoints of the dancer of a seed."""
+    scene = Scene(options.seed, DEFAULT_FRAME_SIZE if frame_size is None else frame_size)
+
+    def keypoints(recording: Recording) -> np.ndarray:
+        split, _, sequence = recording.name.partition("_")
+        frames = range(recording.start, recording.start + len(recording.frames))
+        return np.stack([scene.keypoints(split, int(sequence or 0), index) for index in frames])
+
+    return Poses(keypoints, scene.label_style)
+
+
 def _key(content: str) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
@@ -142,4 +154,5 @@ DATA_SET = DataSet(
     image_labels=True,
     default_frame_size=lambda data_dir: DEFAULT_FRAME_SIZE,
     ceiling=ceiling,
+    poses=poses,
 )

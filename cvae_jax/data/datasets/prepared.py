@@ -15,7 +15,7 @@ import numpy as np
 from cvae_jax.data import pose, store
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.contents import RECORD_FRAMES, Contents
-from cvae_jax.data.dataset import DataSet
+from cvae_jax.data.dataset import DataSet, Poses
 from cvae_jax.runtime.errors import UserError
 
 FORMAT = 1  # goes up when the folder's contents change
@@ -137,4 +137,9 @@ def is_prepared(folder: pathlib.Path) -> bool:
     return (folder / PREPARATION).is_file() and (folder / "dataset_info.json").is_file()
 
 
-DATA_SET = DataSet(load=load, image_labels=True, default_frame_size=read_frame_size, keypoints=read_keypoints)
+DATA_SET = DataSet(
+    load=load,
+    image_labels=True,
+    default_frame_size=read_frame_size,
+    poses=lambda data_dir, **_: Poses.of_scenes(read_keypoints(data_dir)),
+)

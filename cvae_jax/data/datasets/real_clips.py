@@ -18,7 +18,7 @@ from PIL import Image
 from cvae_jax.data import pose
 from cvae_jax.data.clips import Recording
 from cvae_jax.data.contents import Contents
-from cvae_jax.data.dataset import DataSet
+from cvae_jax.data.dataset import DataSet, Poses
 from cvae_jax.data.store import load_prepared
 from cvae_jax.runtime.errors import UserError
 
@@ -124,5 +124,5 @@ DATA_SET = DataSet(
     load=load,
     image_labels=True,
     default_frame_size=lambda data_dir: FRAME_SIZE,
-    keypoints=lambda data_dir: read_keypoints(),
+    poses=lambda **_: Poses.of_scenes(read_keypoints()),
 )

@@ -1,0 +1,64 @@
+// Arrays and images as data.js holds them.
+"use strict";
+
+globalThis.Puppet = {};
+
+// The bytes of a text in base64.
+Puppet.bytes = async (text) => {
+  const answer = await fetch(`data:application/octet-stream;base64,${text}`);
+  return new Uint8Array(await answer.arrayBuffer());
+};
+
+// The bytes that were compressed by gzip.
+Puppet.unzipped = async (bytes) => {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+};
+
+// {shape, data: Float32Array} of a packed array of float32.
+Puppet.unpacked = async ({ shape, dtype, data }) => {
+  if (dtype !== "float32") throw new Error(`an array of ${dtype}`);
+  const bytes = await Puppet.bytes(data);
+  return { shape, data: new Float32Array(bytes.buffer) };
+};
+
+// The images of a sheet: {count, pixels: Uint8Array, RGB, one image after the other}.
+Puppet.images = async ({ columns, count, url }, [height, width]) => {
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.width, image.height];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  const pixels = new Uint8Array(count * height * width * 3);
+  for (let number = 0; number < count; number++) {
+    const [column, row] = [number % columns, Math.floor(number / columns)];
+    const own = context.getImageData(column * width, row * height, width, height).data;
+    for (let pixel = 0; pixel < height * width; pixel++) {
+      for (let channel = 0; channel < 3; channel++) {
+        pixels[(number * height * width + pixel) * 3 + channel] = own[pixel * 4 + channel];
+      }
+    }
+  }
+  return { count, pixels };
+};
+
+// Draw values in [0, 1], of 3 channels or 1 for each pixel, on a canvas of any size.
+Puppet.paint = (canvas, values, [height, width]) => {
+  const channels = values.length / (height * width);
+  const small = Puppet.paint.small;
+  [small.width, small.height] = [width, height];
+  const context = small.getContext("2d");
+  const image = context.createImageData(width, height);
+  for (let pixel = 0; pixel < height * width; pixel++) {
+    for (let channel = 0; channel < 3; channel++) {
+      const value = values[pixel * channels + (channels === 3 ? channel : 0)];
+      image.data[pixel * 4 + channel] = Math.round(255 * value);
+    }
+    image.data[pixel * 4 + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
+  canvas.getContext("2d").drawImage(small, 0, 0, canvas.width, canvas.height);
+};
+Puppet.paint.small = document.createElement("canvas");
