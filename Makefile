@@ -49,9 +49,8 @@ env: $(VENV)/.runtime $(if $(METRICS),$(VENV)/.metrics) $(ACCELERATOR:%=$(VENV)/
 demo: env
 	$(RUN) train.py --config=configs/quickstart.py --workdir=runs/demo
 	$(RUN) evaluate.py --workdir=runs/demo --checkpoint=last
+	@echo "Look at runs/demo/eval/star_jump.gif, per_frame_psnr.png, training_curves.png and table.md."
 	$(RUN) export.py --workdir=runs/demo --checkpoint=last
-	@echo "Look at runs/demo/eval/star_jump.gif, per_frame_psnr.png, training_curves.png and table.md,"
-	@echo "and open runs/demo/puppet/index.html in a browser to move the person."
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -q -n auto --maxprocesses 8

@@ -1,4 +1,4 @@
-"""Make a page of a run: python export.py --workdir=W --out=puppet, then open puppet/index.html."""
+"""Export a run as a web page: python export.py --workdir=W --out=puppet, then open puppet/index.html."""
 
 from cvae_jax.scripts.export import main
 

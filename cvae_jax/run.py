@@ -1,6 +1,6 @@
 """A trained run as an object, for notebooks and programs: docs/python.md is a tutorial.
 
-Arrays go in and come out as NumPy arrays. Nothing is printed, and a mistake raises UserError.
+Inputs and outputs are NumPy arrays. Nothing is printed, and invalid input raises UserError.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def load(
     checkpoint: str | int = "best",
     devices: Sequence[jax.Device] | None = None,
 ) -> Run:
-    """Return the run that train.py has written to the folder `workdir`.
+    """Return the run that train.py wrote to the folder `workdir`.
 
-    Before JAX starts its backend, the settings that docs/performance.md recommends for CPUs are applied,
-    except where the environment sets them already.
+    Applies the settings that docs/performance.md recommends for CPUs, unless environment variables already
+    set them. They take effect only if JAX has not started its backend.
 
-    checkpoint: 'best' (the highest PSNR in validation), 'last', or the number of a step. devices: the devices
-    to compute on; None: the first one.
+    checkpoint: 'best' (highest validation PSNR), 'last', or a training step. devices: the devices to compute
+    on; by default, the first local one.
 
-    Raises UserError where there is no run or no such checkpoint, or it cannot be read.
+    Raises UserError if there is no run or no such checkpoint, or if it cannot be read.
     """
     platform.prepare(quiet=True)
     platform.keep_compiled_programs()
@@ -67,7 +67,7 @@ def load(
 class Run:
     """A trained run with the parameters of one checkpoint; `load` returns it.
 
-    Compiled programs are kept: a call with arrays of the shapes of an earlier one starts at once.
+    Compiled programs are kept, so a call with the same shapes as an earlier one does not compile again.
 
     Attributes:
       workdir: the run's folder.
@@ -86,7 +86,7 @@ class Run:
         devices: Devices,
     ):
         self.workdir, self.config, self.step, self.frame_size = workdir, config, step, frame_size
-        self._parts, self._devices = parts, devices
+        self._parts, self._devices, self._poses = parts, devices, load_poses(config.data)
         self._rollouts = {mode: make_rollout(parts, devices, mode) for mode in (PRIOR, POSTERIOR)}
         self._variables: PyTree | None = None  # not restored yet
         self._label_shape: tuple[int, ...] | None = None  # of one label; known once they are restored
@@ -97,9 +97,9 @@ class Run:
 
     @property
     def protocol(self) -> dict[str, Any] | None:
-        """What evaluate.py measured and how: 'protocol' of W/eval/results.json; None: not evaluated yet.
+        """The 'protocol' entry of eval/results.json (what evaluate.py measured and how), or None if absent.
 
-        It is read anew every time. Raises UserError where the file cannot be read.
+        The file is read on every access. Raises UserError if it cannot be read.
         """
         folder = self.workdir / results.FOLDER
         if not (folder / results.FILE).exists():
@@ -108,9 +108,9 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, one per epoch, read anew every time; [] where there are none.
+        """The rows of metrics.jsonl, one per epoch; [] if there are none. The file is read on every access.
 
-        Raises UserError where the file cannot be read.
+        Raises UserError if it cannot be read.
         """
         return read_metrics(self.workdir)
 
@@ -134,9 +134,10 @@ class Run:
             (T, H, W, 3) from 0 to 255, or vectors, float32 (T, A) in the units of the run's data. For a run
             without labels also T, the number of frames.
           samples: the number of videos. A sample depends on its number, not on how many are drawn.
-          seed: of the noise, from 0 and below 2**32.
-          temperature: factor of the noise, 0 or more; at 0 all samples are the same.
-          index: also of the noise. generate.py and evaluate.py use the number of the clip in its split.
+          seed: seed of the noise, from 0 to 2**32 - 1.
+          temperature: factor by which the noise is multiplied, at least 0; at 0 all samples are the same.
+          index: a second number that determines the noise, from 0 to 2**32 - 1. To reproduce samples of
+            generate.py or evaluate.py, pass the clip's number within its split.
           progress: show a progress bar on standard error.
 
         Returns:
@@ -155,15 +156,15 @@ class Run:
         """Predict a video frame by frame: iterate over the frames of `predict`'s sample 0.
 
         Args:
-          labels: as in `predict`, or an iterator over the labels. The label of a frame is taken when that
-            frame is asked for, so it can depend on the frames before it. The video ends with the labels.
+          labels: as in `predict`, or an iterator over single labels. A frame's label is requested only when
+            that frame is, so it can depend on earlier frames. The video ends when the labels do.
           first, seed, temperature, index: as in `predict`.
 
         Returns:
           An iterator over the frames, uint8 (H, W, 3), the context frames first.
 
         Raises:
-          UserError: for wrong shapes, types or values; for those of a label when it is taken.
+          UserError: for wrong shapes, types or values. Labels are checked when they are requested.
         """
         check_sampling(1, seed, temperature, index)
         given = self._context(first)
@@ -176,9 +177,9 @@ class Run:
     def reconstruct(
         self, frames: Any, labels: Any, seed: int = 0, *, index: int = 0, progress: bool = False
     ) -> UInt8[np.ndarray, "t h w 3"]:
-        """Reconstruct a video with z from the posterior, which sees the very frame it predicts.
+        """Reconstruct a video with z from the posterior, which sees each frame before it is predicted.
 
-        This is no prediction: it shows how much of each frame z can carry.
+        The result is not a prediction: it shows how much information about a frame z can carry.
 
         Args:
           frames: the true video, uint8 (T, H, W, 3) from 0 to 255.
@@ -201,7 +202,7 @@ class Run:
         return self._videos(POSTERIOR, prompt, 1, seed, 1.0, progress)[0]
 
     def draw_pose(self, keypoints: Any) -> UInt8[np.ndarray, "*t h w 3"]:
-        """Draw the labels of poses, as those that the run was trained on.
+        """Draw label images from poses, in the same style as the labels that the run was trained on.
 
         Args:
           keypoints: (33, 2) of one pose, or (T, 33, 2): x and y of MediaPipe's landmarks, in the order of
@@ -215,11 +216,11 @@ class Run:
           UserError: for wrong shapes or values, and for a run whose labels are not drawn from keypoints.
         """
         name = self.config.data.name
-        known = load_poses(self.config.data)
+        known = self._poses
         if known is None:
             raise UserError(
-                f"The data set {name} of this run has no keypoints: draw labels as those in its data were "
-                "drawn (cvae_jax.data.pose.draw_pose takes the width of the lines)."
+                f"The data set {name} of this run has no keypoints, so its labels cannot be drawn from "
+                "poses: make them the way the data set's labels were made."
             )
         points = as_keypoints("keypoints", keypoints)
         poses = points.reshape(-1, *points.shape[-2:])
@@ -290,7 +291,7 @@ class Run:
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Within, orbax logs nothing: it warns whenever it opens a folder to read only."""
+    """Silence absl's logging within the context: Orbax warns whenever it opens a folder read-only."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:

@@ -333,7 +333,7 @@ def test_labels_that_are_vectors_or_none(tmp_path, monkeypatch, size, known):
         run.predict(frames[0], clip().labels)
     with pytest.raises(UserError, match=rf"label 0 has the shape \({size + 1},\); give .* \({size},\)"):
         list(run.stream(frames[0], np.zeros((2, size + 1))))
-    with pytest.raises(UserError, match="has no keypoints: draw labels as those in its data"):
+    with pytest.raises(UserError, match="has no keypoints, so its labels cannot be drawn"):
         run.draw_pose(np.zeros((33, 2)))
 
 

@@ -110,6 +110,7 @@ def test_configs_of_a_clone_are_found_from_its_root(run):
     [
         ("cvae-study", "There is no config file configs/study.py in "),
         ("cvae-evaluate", "give the folder of a run that cvae-train has started"),
+        ("cvae-export", "give the folder of a run that cvae-train has started"),
         ("cvae-generate", "give the folder of a run that cvae-train has started"),
         ("cvae-prepare", "--video is missing"),
     ],

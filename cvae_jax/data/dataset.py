@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -56,9 +57,13 @@ class Poses:
     style: PoseStyle = STYLE
 
     @classmethod
-    def of_scenes(cls, scenes: dict[str, np.ndarray]) -> Poses:
-        """Return those of a data set whose recordings are stretches of one clip for each scene (T, 33, 2)."""
-        return cls(lambda one: scenes[one.scene][one.start : one.start + len(one.frames)])
+    def of_scenes(cls, read: Callable[[], dict[str, np.ndarray]]) -> Poses:
+        """Return those of a data set whose recordings are stretches of one clip for each scene.
+
+        read: returns the keypoints of each scene's clip (T, 33, 2); it is called when they are first needed.
+        """
+        scenes = functools.cache(read)
+        return cls(lambda one: scenes()[one.scene][one.start : one.start + len(one.frames)])
 
 
 @dataclasses.dataclass(frozen=True)

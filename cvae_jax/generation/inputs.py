@@ -1,4 +1,4 @@
-"""Checks of the arrays that a user gives."""
+"""Validation of arrays passed in by users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from cvae_jax.runtime.errors import UserError
 Shape = Sequence[int | None]
 """The shape that an array must have; None stands for any length."""
 
-FARTHEST = 10.0  # of a keypoint from the frame's corner, in widths or heights of the frame; pixels are more
+# Keypoints are fractions of the frame's width and height; larger absolute values are pixel coordinates.
+FARTHEST = 10.0
 
 
 def as_array(name: str, values: Any) -> np.ndarray:

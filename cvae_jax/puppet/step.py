@@ -6,7 +6,7 @@ nothing of the training program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,18 +15,23 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
 
+from cvae_jax import models
+from cvae_jax.models.adversarial import AdversarialOptions
 from cvae_jax.models.interface import StepInputs, Variables, VideoModel
-from cvae_jax.rollout.scan import imagine_step
+from cvae_jax.rollout.programs import make_begin
+from cvae_jax.rollout.scan import RolloutState, imagine_step
 
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # how primitives that only call a program name it
 
 
 class Names(NamedTuple):
-    """The names of what a step takes and returns, in order.
+    """The names of a step's inputs and outputs, in order.
 
-    constants: of what the model derived from the context frames. carry: of what it remembers. changing: of
-    the carry, what the step returns.
+    constants: the arrays that the model derives once from the context frames. carry: the arrays that it
+    passes from step to step. masks: the masks that it returns. changing: the part of the carry that the step
+    returns; the rest never changes.
     """
 
     constants: tuple[str, ...]
@@ -43,6 +48,34 @@ class Names(NamedTuple):
     def outputs(self) -> list[str]:
         """Of the results."""
         return ["next_frame", *(f"mask_{n}" for n in self.masks), *(f"next_{n}" for n in self.changing)]
+
+
+def build_model(section: Mapping[str, Any], adversarial: Mapping[str, Any]) -> VideoModel:
+    """Return the model that `config.model` and `config.adversarial` describe, in float32, on one device."""
+    options = AdversarialOptions(**adversarial)
+    return models.build(ConfigDict(section), "float32", None, options if options.weight else None)
+
+
+def make_start(model: VideoModel) -> Callable[..., tuple[PyTree, RolloutState]]:
+    """Return the function (variables, given, labels, index) -> (constants, state) after the context frames.
+
+    They are those of one video. given: uint8 (n_past, H, W, 3); labels: theirs; index: the clip's number, for
+    the noise of the context.
+    """
+    begin = jax.jit(make_begin(model))
+
+    def start(variables: Variables, given: Any, labels: Any, index: int = 0) -> tuple[PyTree, RolloutState]:
+        context = {
+            "given": given[None],
+            "labels": labels[None],
+            "mask": np.ones(1, np.float32),
+            "index": np.full(1, index, np.uint32),
+            "sample": np.zeros(1, np.uint32),
+        }
+        started = begin(variables, context, {"seed": np.uint32(0)})
+        return started["constants"], started["state"]
+
+    return start
 
 
 def names_of(model: VideoModel, constants: PyTree, carry: PyTree) -> Names:
@@ -94,10 +127,10 @@ def make_step(
 def without_copies(
     step: Callable[..., tuple[Array, ...]], names: Names, inputs: Sequence[Any]
 ) -> tuple[Callable[..., tuple[Array, ...]], Names]:
-    """Return a step that leaves out the parts of the carry that it returns as they are, and its names.
+    """Return a step that does not return the unchanged parts of the carry, and its names.
 
-    inputs: arrays or shapes of the step's arguments. (An ONNX program cannot return one of its inputs. One
-    that is returned in another place is multiplied by 1.)
+    inputs: arrays or shapes for the step's arguments. An ONNX graph cannot return one of its inputs directly,
+    so an input that is returned as another output is multiplied by 1.
     """
     jaxpr = jax.make_jaxpr(step)(*inputs).jaxpr
     first = len(names.outputs) - len(names.carry)
@@ -114,11 +147,11 @@ def without_copies(
 
 
 def straightened(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of arrays that computes the same as one flat program.
+    """Return an equivalent function that traces to one flat program, without control flow or nested calls.
 
-    Both sides of a `lax.cond` are computed and one is selected; calls are inlined; a `lax.scan` is unrolled;
-    arrays without elements and their part in a concatenation are left out. Converters to other formats handle
-    these badly. Raises ValueError for a `lax.while_loop`.
+    For a `lax.cond`, all branches are computed and one result is selected; a `lax.scan` is unrolled; calls
+    are inlined; empty arrays are removed from concatenations. ONNX converters handle these constructs badly.
+    Raises ValueError for a `lax.while_loop`.
     """
 
     def flat(*args: Array) -> Any:

@@ -1,4 +1,4 @@
-"""What runs in the converter's environment: a model's step becomes an ONNX file, which is then checked.
+"""The script that runs in the converter's environment: it converts a model's step to ONNX and checks it.
 
 python worker.py FOLDER reads model.json, variables.npz, and check.npz from FOLDER and writes model.onnx and
 checked.json there; see `converter.convert`.
@@ -18,39 +18,22 @@ import numpy as np
 import onnxruntime
 from flax.traverse_util import unflatten_dict
 from jax2onnx import to_onnx
-from ml_collections import ConfigDict
 
-from cvae_jax import models
-from cvae_jax.models.adversarial import AdversarialOptions
-from cvae_jax.puppet.step import make_step, names_of, straightened, without_copies
-from cvae_jax.rollout.programs import make_begin
+from cvae_jax.puppet.step import build_model, make_start, make_step, names_of, straightened, without_copies
 
-OPSET = 20  # what onnxruntime-web knows of
+OPSET = 20  # the ONNX operator set, supported by onnxruntime-web
 
 
 def main(folder: Path) -> None:
-    """Convert the model of a folder, and roll the ONNX file out over the steps of check.npz."""
-    description = json.loads((folder / "model.json").read_text())
-    adversarial = AdversarialOptions(**description["adversarial"])
-    critic = adversarial if adversarial.weight else None
-    model = models.build(ConfigDict(description["section"]), "float32", None, critic)
+    """Convert the model in a folder to ONNX, run the rollout in check.npz with it, and compare the frames."""
+    model = build_model(**json.loads((folder / "model.json").read_text(encoding="utf-8")))
     stored = np.load(folder / "variables.npz")
-    variables = {
-        "batch_stats": {},
-        **unflatten_dict({tuple(name.split("/")): stored[name] for name in stored}),
-    }
+    nested = unflatten_dict({tuple(name.split("/")): stored[name] for name in stored})
+    variables = {"batch_stats": {}, **nested}
     check = dict(np.load(folder / "check.npz"))
-    given = {name: check.pop(name) for name in ("given", "labels_given")}
-    n_past = given["given"].shape[1]
-    batch = {
-        "given": given["given"],
-        "labels": given["labels_given"],
-        "mask": np.ones(1, np.float32),
-        "index": np.zeros(1, np.uint32),
-        "sample": np.zeros(1, np.uint32),
-    }
-    started = jax.eval_shape(make_begin(model), variables, batch, {"seed": np.uint32(0)})
-    constants, carry = started["constants"], started["state"].carry
+    given, labels = check.pop("given"), check.pop("labels_given")
+    constants, state = jax.eval_shape(lambda own: make_start(model)(own, given, labels), variables)
+    carry, n_past = state.carry, len(given)
     names = names_of(model, constants, carry)
     shapes = [check["t"][0], check["frame"], check["label"][0], check["noise"][0]]
     shapes += [check[name] for name in (*names.constants, *names.carry)]
@@ -64,6 +47,7 @@ def main(folder: Path) -> None:
         opset=OPSET,
         model_name="step",
     )
+    consumed = {name for node in converted.graph.node for name in node.input}
     raw = folder / "raw.onnx"
     raw.write_bytes(converted.SerializeToString())
     path = folder / "model.onnx"
@@ -75,17 +59,24 @@ def main(folder: Path) -> None:
     options.optimized_model_filepath = ""
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     used = {one.name for one in session.get_inputs()}
-    state = {name: check[name] for name in (*names.constants, *names.carry)} | {"frame": check["frame"]}
+    fed = {name: check[name] for name in ("frame", *names.constants, *names.carry)}
     frames = []
     for t, label, noise in zip(check["t"], check["label"], check["noise"], strict=True):
-        inputs = state | {"t": np.asarray(t), "label": label, "noise": noise}
+        inputs = fed | {"t": np.asarray(t), "label": label, "noise": noise}
         outputs = session.run(None, {name: x for name, x in inputs.items() if name in used})
         found = dict(zip([one.name for one in session.get_outputs()], outputs, strict=True))
-        state |= {name: found[f"next_{name}"] for name in ("frame", *names.changing)}
+        fed |= {name: found[f"next_{name}"] for name in ("frame", *names.changing)}
         frames.append(found["next_frame"])
     difference = float(np.abs(np.concatenate(frames) - check["frames"]).max())
     (folder / "checked.json").write_text(
-        json.dumps({"difference": difference, "inputs": sorted(used), **names._asdict()})
+        json.dumps(
+            {
+                "difference": difference,
+                "inputs": sorted(used),
+                "changing": names.changing,
+                "has_latent": "noise" in consumed,
+            }
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""The device functions of a rollout: what starts one, and what advances it by a chunk of frames."""
+"""The device functions of a rollout: one initialises it, the other advances it by a chunk of frames."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _noise(model: VideoModel, batch: dict, controls: dict, frame_size: tuple[int
 
 
 def make_begin(model: VideoModel) -> Callable:
-    """Return the device function (variables, batch, controls) -> what a rollout starts from.
+    """Return the device function (variables, batch, controls) -> the initial values of a rollout.
 
-    That is the model's constants, the state after the context, and noise for `correlated`.
+    These are the model's constants, the state after the context frames, and the first noise for `correlated`.
 
     batch: given uint8 (b, n_past, H, W, 3) and their labels; mask, index, sample (b,). controls: seed.
     """
@@ -53,7 +53,7 @@ def make_begin(model: VideoModel) -> Callable:
                 n_past=given.shape[1],
             )
             carry = state.carry
-        # Steps count from 1, so that nothing else depends on the noise of 0.
+        # Steps are numbered from 1, so no step uses the noise of step 0; the correlated noise begins with it.
         state = RolloutState(given[:, -1], carry)
         return {"constants": constants, "state": state, "noise": noise(jnp.int32(0))}
 

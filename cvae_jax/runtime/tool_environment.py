@@ -1,8 +1,8 @@
-"""Environments of their own for programs whose packages do not fit ours, set up on first use and kept.
+"""Separate virtual environments for tools whose dependencies conflict with ours, created on first use.
 
-An environment lies in the folder that its variable names, or in the user's cache folder under a name that
-changes with what is installed. It appears complete or not at all; of several processes one sets it up and the
-others wait.
+An environment is stored in the folder that its environment variable names, or else in the user's cache folder
+under a name derived from its requirements. It appears only when it is complete. If several processes need it,
+one sets it up and the others wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -60,20 +60,16 @@ class ToolEnvironment:
             return python
         if folder.exists():
             raise UserError(
-                f"{folder} is no environment for {self.tool}: delete it and run this again, or set "
+                f"{folder} is not an environment for {self.tool}: delete it and try again, or set "
                 f"{self.variable} to another folder{self._or_else}."
             )
         interpreter = self.find_python()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked(folder.with_name(f".{folder.name}.lock")):
-                if not python.exists():  # another process may have been faster
-                    self._set_up(folder, interpreter)
+            made_once(folder, self.tool, lambda work: self._set_up(work, folder, interpreter))
         except OSError as error:
             raise UserError(
                 f"Cannot set up the environment of {self.tool} in {folder.parent} "
-                f"({error.strerror or error}): set {self.variable} to a folder that can be written"
-                f"{self._or_else}."
+                f"({error.strerror or error}): set {self.variable} to a writable folder{self._or_else}."
             ) from error
         return python
 
@@ -94,46 +90,26 @@ class ToolEnvironment:
             if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
                 return found
         *others, last = ("{}.{}".format(*version) for version in sorted(self.pythons))
+        tool = self.tool[0].upper() + self.tool[1:]
         raise UserError(
-            f"{self.tool.capitalize()} needs Python {', '.join(others)} or {last}, and this is "
-            f"{sys.version_info[0]}.{sys.version_info[1]}: install python{last} beside it{self._or_else}."
+            f"{tool} needs Python {', '.join(others)} or {last}, and this is "
+            f"{sys.version_info[0]}.{sys.version_info[1]}: also install python{last}{self._or_else}."
         )
 
     @property
     def _or_else(self) -> str:
         return f", or {self.otherwise}" if self.otherwise else ""
 
-    @contextlib.contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        """Hold the lock of a file; it is free again when the process ends, however it ends."""
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"Waiting for another process that sets up {self.tool} ...", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def _set_up(self, folder: Path, interpreter: str) -> None:
+    def _set_up(self, work: Path, folder: Path, interpreter: str) -> None:
         lines = [line for line in self.requirements.read_text().splitlines() if "==" in line]
         print(f"Setting up {self.tool} in {folder} (once; {self.size}).", file=sys.stderr)
-        # No process holds the lock but this one: what others left behind was killed.
-        for left in folder.parent.glob(f".{folder.name}.partial*"):
-            shutil.rmtree(left, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial", dir=folder.parent))
-        try:
-            self._run([interpreter, "-m", "venv", str(work)], "making a virtual environment", None)
-            pip = [str(work / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
-            pip += ["--no-input", "--retries=2", "--no-deps", "--only-binary=:all:"]
-            pip += ["-r", str(self.requirements)]
-            with tqdm(desc="Fetching", total=len(lines), unit="package", file=sys.stderr, leave=False) as bar:
-                self._run(pip, "installing its packages with pip", bar)
-            check = [str(work / "bin" / "python"), "-c", self.check]
-            self._run(check, "importing its packages", None)
-            work.chmod(0o755)
-            os.rename(work, folder)  # what runs is bin/python, which finds its packages wherever it lies
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        self._run([interpreter, "-m", "venv", str(work)], "making a virtual environment", None)
+        pip = [str(work / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+        pip += ["--no-input", "--retries=2", "--no-deps", "--only-binary=:all:", "-r", str(self.requirements)]
+        with tqdm(desc="Fetching", total=len(lines), unit="package", file=sys.stderr, leave=False) as bar:
+            self._run(pip, "installing its packages with pip", bar)
+        check = [str(work / "bin" / "python"), "-c", self.check]
+        self._run(check, "importing its packages", None)
 
     def _run(self, command: list[str], doing: str, bar: tqdm | None) -> None:
         """Run a command; pip's 'Collecting' moves the bar. Raises UserError with its last words."""
@@ -153,9 +129,44 @@ class ToolEnvironment:
         if process.returncode:
             last = last_words(said) or f"status {process.returncode}"
             raise UserError(
-                f"Setting up {self.tool} failed while {doing} ({last}): fix that and run this again"
+                f"Setting up {self.tool} failed while {doing} ({last}): fix the problem and try again"
                 f"{self._or_else}."
             )
+
+
+def made_once(folder: Path, what: str, make: Callable[[Path], None]) -> None:
+    """Make a folder that is not there: make(work) fills a folder beside it, which then takes its place.
+
+    The folder appears complete or not at all, and can be moved before it is complete (an environment is run
+    as its bin/python, which finds its packages wherever it lies). Of several processes one makes it and the
+    others wait. Raises OSError where it cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_name(f".{folder.name}.lock"), what):
+        if folder.exists():  # another process was faster
+            return
+        # No process holds the lock but this one: what others left behind was killed.
+        for left in folder.parent.glob(f".{folder.name}.partial*"):
+            shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial", dir=folder.parent))
+        try:
+            make(work)
+            work.chmod(0o755)
+            os.rename(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock of a file; it is free again when the process ends, however it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another process to finish setting up {what} ...", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def clean_environment() -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""Make a page of a run: python export.py --workdir=W --out=puppet, then open puppet/index.html."""
+"""Export a run as a web page: python export.py --workdir=W --out=puppet, then open puppet/index.html."""
 
 from pathlib import Path
 from typing import cast
@@ -15,7 +15,7 @@ def main() -> None:
     platform.prepare(restart=True)
     workdir = flags.DEFINE_string("workdir", None, f"Folder of a run that {cli.script('train')} has started.")
     checkpoint = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
-    out = flags.DEFINE_string("out", None, "Folder of the page; default: puppet/ of the workdir.")
+    out = flags.DEFINE_string("out", None, "Folder for the page; default: puppet/ in the workdir.")
     config = config_flag.define_stored(defaults.get_config())  # ends the program without --workdir
     cli.run(
         lambda: _export(config.value, Path(cast(str, workdir.value)), checkpoint.value, out.value),
@@ -30,7 +30,7 @@ def _export(config: ConfigDict, workdir: Path, checkpoint: str, out: str | None)
     folder = Path(out) if out else workdir / "puppet"
     found = export(config, workdir, checkpoint, folder)
     print(
-        f"{folder} holds the page ({found['megabytes']:.1f} MB). Over {CHECKED_FRAMES} frames it differs "
-        f"from JAX by at most {found['difference']:.1g} of a pixel's range."
+        f"The page is in {folder} ({found['megabytes']:.1f} MB). Over {CHECKED_FRAMES} predicted frames, its "
+        f"pixels (0 to 1) differ from JAX's by at most {found['difference']:.1g}."
     )
     print(f"Open {folder / 'index.html'} in a browser, or run: python -m http.server --directory {folder}")

@@ -471,7 +471,7 @@ def real(tmp_path_factory):
 
 
 def test_a_person_driven_by_itself_has_its_own_labels(real):
-    poses, every = Poses.of_scenes(read_keypoints()), [*real["train"], *real["validation"]]
+    poses, every = Poses.of_scenes(read_keypoints), [*real["train"], *real["validation"]]
     for clip in real["validation"]:
         np.testing.assert_array_equal(transfer_labels(poses, every, clip, clip), clip.labels)
 

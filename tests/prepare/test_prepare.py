@@ -477,7 +477,7 @@ def test_motion_transfer_works_with_it(video: Path, tmp_path: Path) -> None:
     out = tmp_path / "me"
     run(video, out, poses)
     data = read(out)
-    poses, every = Poses.of_scenes(prepared.read_keypoints(str(out))), [*data["train"], *data["test"]]
+    poses, every = Poses.of_scenes(lambda: prepared.read_keypoints(str(out))), [*data["train"], *data["test"]]
     for recording in every:
         labels = transfer_labels(poses, every, recording, recording)
         np.testing.assert_array_equal(labels, recording.labels)
@@ -491,7 +491,9 @@ def test_transfer_needs_ankles(video: Path, tmp_path: Path) -> None:
     run(video, tmp_path / "me", tmp_path / "poses.json", max_gap=0.0)
     (train,) = read(tmp_path / "me")["train"]
     with pytest.raises(UserError, match="pose of train_000 is not known well enough"):
-        transfer_labels(Poses.of_scenes(prepared.read_keypoints(str(tmp_path / "me"))), [train], train, train)
+        transfer_labels(
+            Poses.of_scenes(lambda: prepared.read_keypoints(str(tmp_path / "me"))), [train], train, train
+        )
 
 
 # The door

@@ -19,6 +19,7 @@ from cvae_jax.puppet import converter, export, scenes
 from cvae_jax.runtime.errors import UserError
 
 SIZE = (64, 32)
+CHECKED = {"inputs": ["frame", "label", "noise"], "changing": [], "has_latent": True}
 
 
 def decoded(packed):
@@ -64,7 +65,7 @@ def no_converter(monkeypatch, tmp_path):
 
     def convert(files):
         assert set(files) == {"model.json", "variables.npz", "check.npz"}
-        return b"network", {"difference": 2e-7, "inputs": ["frame", "label", "noise"], "changing": []}
+        return b"network", {**CHECKED, "difference": 2e-7}
 
     monkeypatch.setattr(converter, "convert", convert)
 
@@ -98,7 +99,7 @@ def test_the_data_are_those_of_the_run(tmp_path, untrained, no_converter):
     config = clips_config()
     export.export(config, tmp_path, "last", out)
     data = script_value(out / "data.js", "PUPPET")
-    assert data["label"] == {"kind": "pose", "size": None} and data["step"] == 12
+    assert data["label"] == {"kind": "pose", "size": None, "ranges": None}
     assert data["masks"] == ["context"] and data["sees_previous"] is False
     assert [scene["name"] for scene in data["scenes"]][0] == "star_jump"  # the largest person
     recordings = real_clips.load(data_dir=None, cache_dir=str(tmp_path / "cache"), frame_size=None)
@@ -135,10 +136,11 @@ def test_data_without_poses(labels, tmp_path, untrained, no_converter, monkeypat
     clip = data["scenes"][0]["clips"][0]
     if labels == "image":
         np.testing.assert_array_equal(images_of(clip["labels"], (16, 12)), recording.labels)
-    elif labels == "vector":
-        np.testing.assert_array_equal(decoded(clip["labels"]), recording.labels)
     else:
         assert "labels" not in clip
+    if labels == "vector":
+        for (least, most), values in zip(data["label"]["ranges"], recording.labels.T, strict=True):
+            assert (least, most) == (min(0, values.min()), max(0, values.max()))
 
 
 def test_long_training_data_are_shown_in_part():
@@ -146,6 +148,34 @@ def test_long_training_data_are_shown_in_part():
     scene = scenes.scenes_of({"train": [recording], "validation": [moving_square("b", 4, 1)]})[0]
     train = scenes.describe(scene, "image", None)["train"]
     assert (train["count"], train["of"]) == (scenes.MOST_FRAMES, scenes.MOST_FRAMES + 50)
+
+
+def test_a_long_clip_of_label_images_is_cut_to_what_a_sheet_holds(monkeypatch):
+    monkeypatch.setattr(scenes, "LONGEST_SIDE", 40)  # 3 columns of 12 and 2 rows of 16 pixels
+    scene = scenes.scenes_of({"validation": [moving_square("a", 9, 1)]})[0]
+    clip = scenes.describe(scene, "image", None)["clips"][0]
+    assert clip["length"] == clip["labels"]["count"] == 6 and clip["labels"]["columns"] == 3
+    np.testing.assert_array_equal(images_of(clip["labels"], (16, 12)), scene.first.labels[:6])
+
+
+def test_of_many_scenes_the_held_out_ones_with_the_largest_people_are_shown():
+    def scene(name, drawn):
+        frames = np.zeros((3, 16, 12, 3), np.uint8)
+        labels = frames.copy()
+        labels[:, :drawn] = 255
+        return Recording(name, name, 0, frames, labels)
+
+    train = [scene(f"a{number}", 15) for number in range(scenes.MOST_SCENES)]
+    held_out = [scene("y", 3), scene("z", 9)]
+    names = [one.name for one in scenes.scenes_of({"train": train, "validation": held_out})]
+    assert names[:2] == ["z", "y"] and len(names) == scenes.MOST_SCENES
+
+
+def test_a_state_that_the_page_cannot_hold_is_refused():
+    for good in (np.float32(1), np.arange(3, dtype=np.int32), np.ones(2, bool)):
+        assert scenes.packed(np.asarray(good))["dtype"] in scenes.DTYPES
+    with pytest.raises(UserError, match="array of float64"):
+        scenes.packed(np.zeros(2))
 
 
 def test_folders_of_others_are_left_alone(tmp_path, untrained, no_converter):
@@ -166,17 +196,18 @@ def test_folders_of_others_are_left_alone(tmp_path, untrained, no_converter):
     export.export(config, tmp_path, "last", page)
     own = {path.name for path in page.iterdir()}
     listed = json.loads((page / export.MARKER).read_text())
-    assert own == {*listed["files"], export.MARKER}
+    assert own == {*listed["files"]}
     # An earlier page is replaced, with what only it had; other files stay.
     for name in ("old.js", "mine.txt"):
         (page / name).touch()
-    (page / export.MARKER).write_text(json.dumps({"files": [*listed["files"], "old.js"]}))
+    names = [*listed["files"], "old.js", "mine.txt", "../mine.js"]
+    (page / export.MARKER).write_text(json.dumps({"files": names}))
     export.export(config, tmp_path, "last", page)
     assert {path.name for path in page.iterdir()} == own | {"mine.txt"}
 
 
 def test_a_model_that_differs_is_not_written(tmp_path, untrained, no_converter, monkeypatch):
-    monkeypatch.setattr(converter, "convert", lambda files: (b"", {"difference": float("nan"), "inputs": []}))
+    monkeypatch.setattr(converter, "convert", lambda files: (b"", {**CHECKED, "difference": float("nan")}))
     with pytest.raises(UserError, match="differs from JAX by nan"):
         export.export(clips_config(), tmp_path, "last", tmp_path / "puppet")
     assert not (tmp_path / "puppet").exists()
@@ -189,9 +220,9 @@ def test_another_runtime_than_the_expected_one_is_not_kept(tmp_path, monkeypatch
     python.write_text(f"#!/bin/sh\necho other > {converter.RUNTIME}-{converter.RUNTIME_VERSION}.tgz\n")
     python.chmod(0o755)
     monkeypatch.setenv(converter.CONVERTER.variable, str(tmp_path / "env"))
-    with pytest.raises(UserError, match="another onnxruntime-web"):
+    with pytest.raises(UserError, match="checksum of onnxruntime-web"):
         converter.runtime_folder()
-    assert not list((tmp_path / "cvae_jax").iterdir())
+    assert [path.suffix for path in (tmp_path / "cvae_jax").iterdir()] == [".lock"]
 
 
 def test_a_failing_converter_says_why(tmp_path, monkeypatch):

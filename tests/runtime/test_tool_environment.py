@@ -25,7 +25,7 @@ def test_the_environment_is_where_it_was_asked_for(tool: ToolEnvironment, tmp_pa
     monkeypatch.setenv(tool.variable, str(tmp_path / "mine"))
     assert tool.folder() == tmp_path / "mine"
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match=f"mine is no environment.*{tool.otherwise}"):
+    with pytest.raises(UserError, match=f"mine is not an environment.*{tool.otherwise}"):
         tool.python()
 
 
@@ -58,9 +58,9 @@ def test_of_two_at_once_one_sets_up_and_the_other_waits(tmp_path: Path, monkeypa
     program = (
         "import time\n"
         "from cvae_jax.prepare.pose_environment import POSE\n"
-        "def set_up(self, folder, interpreter):\n"
-        "    time.sleep(0.5); (folder / 'bin').mkdir(parents=True)\n"
-        "    (folder / 'bin' / 'python').touch(); print('set up')\n"
+        "def set_up(self, work, folder, interpreter):\n"
+        "    time.sleep(0.5); (work / 'bin').mkdir(parents=True)\n"
+        "    (work / 'bin' / 'python').touch(); print('set up')\n"
         "type(POSE)._set_up = set_up\n"
         "print(POSE.python())"
     )

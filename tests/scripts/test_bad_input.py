@@ -227,7 +227,7 @@ def sentences(stderr):
     return lines
 
 
-RUN_SCRIPTS = ["train", "evaluate", "generate"]
+RUN_SCRIPTS = ["train", "evaluate", "generate", "export"]
 
 
 @pytest.mark.parametrize("script", RUN_SCRIPTS)
@@ -349,6 +349,13 @@ FLAGS = {
         "--checkpoint=4": "no checkpoint '4'",
         "--first=taken": "--labels",
         "--csv=x.csv": "--clip",
+    },
+    "export": {
+        "--checkpoint=4": "no checkpoint '4'",
+        "--out=taken": "taken is a file",
+        "--out=taken/below": "taken/below",
+        "--out=w": "holds other files",
+        "word": "'word' is not a flag",
     },
 }
 

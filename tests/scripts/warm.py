@@ -23,8 +23,11 @@ IMPORTED = [  # by the scripts, also after their flags are parsed
     "warm",
     "tensorflow_datasets",
     "matplotlib.pyplot",
-    *(f"cvae_jax.scripts.{name}" for name in ("train", "evaluate", "generate", "study", "prepare")),
-    *(f"cvae_jax.{name}" for name in ("train", "evaluation.evaluate", "generation.generate", "study.run")),
+    *(f"cvae_jax.scripts.{name}" for name in ("train", "evaluate", "generate", "study", "prepare", "export")),
+    *(
+        f"cvae_jax.{name}"
+        for name in ("train", "evaluation.evaluate", "generation.generate", "study.run", "puppet.export")
+    ),
     "cvae_jax.prepare.preparation",
     *(f"cvae_jax.data.datasets.{name}" for name in datasets.names()),
 ]
@@ -35,6 +38,7 @@ WORK = {
     "generate": "cvae_jax.generation.generate.sample_videos",
     "study": "cvae_jax.study.run._run_all",
     "prepare": "cvae_jax.prepare.preparation.write",
+    "export": "cvae_jax.puppet.converter.prepare",
 }
 REACHED = 70
 

@@ -141,5 +141,5 @@ DATA_SET = DataSet(
     load=load,
     image_labels=True,
     default_frame_size=read_frame_size,
-    poses=lambda data_dir, **_: Poses.of_scenes(read_keypoints(data_dir)),
+    poses=lambda data_dir, **_: Poses.of_scenes(lambda: read_keypoints(data_dir)),
 )

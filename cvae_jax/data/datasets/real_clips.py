@@ -124,5 +124,5 @@ DATA_SET = DataSet(
     load=load,
     image_labels=True,
     default_frame_size=lambda data_dir: FRAME_SIZE,
-    poses=lambda **_: Poses.of_scenes(read_keypoints()),
+    poses=lambda **_: Poses.of_scenes(read_keypoints),
 )

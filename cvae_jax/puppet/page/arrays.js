@@ -4,10 +4,8 @@
 globalThis.Puppet = {};
 
 // The bytes of a text in base64.
-Puppet.bytes = async (text) => {
-  const answer = await fetch(`data:application/octet-stream;base64,${text}`);
-  return new Uint8Array(await answer.arrayBuffer());
-};
+Puppet.bytes = (text) =>
+  Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
 // The bytes that were compressed by gzip.
 Puppet.unzipped = async (bytes) => {
@@ -15,12 +13,13 @@ Puppet.unzipped = async (bytes) => {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 };
 
-// {shape, data: Float32Array} of a packed array of float32.
-Puppet.unpacked = async ({ shape, dtype, data }) => {
-  if (dtype !== "float32") throw new Error(`an array of ${dtype}`);
-  const bytes = await Puppet.bytes(data);
-  return { shape, data: new Float32Array(bytes.buffer) };
-};
+// {shape, dtype, data: a typed array} of a packed array.
+Puppet.unpacked = ({ shape, dtype, data }) => ({
+  shape,
+  dtype,
+  data: new Puppet.arrayOf[dtype](Puppet.bytes(data).buffer),
+});
+Puppet.arrayOf = { float32: Float32Array, int32: Int32Array, bool: Uint8Array };
 
 // The images of a sheet: {count, pixels: Uint8Array, RGB, one image after the other}.
 Puppet.images = async ({ columns, count, url }, [height, width]) => {

@@ -11,7 +11,8 @@ Puppet.Model = class {
   // Load the runtime and the network, which are scripts beside the page: on the GPU if that is fast, otherwise on
   // the CPU. `scene` is one to try it with, `noise` the values for one frame.
   async load(scene, label, noise) {
-    const network = await Puppet.bytes(PUPPET_MODEL);
+    const network = Puppet.bytes(PUPPET_MODEL);
+    globalThis.PUPPET_MODEL = null; // tens of megabytes of text
     let least = Infinity;
     for (const backend of (await Puppet.hasGraphics()) ? ["webgpu", "wasm"] : ["wasm"]) {
       if (least < FAST) break;
@@ -21,9 +22,9 @@ Puppet.Model = class {
         const session = await runtime.InferenceSession.create(network, options);
         const tried = { runtime, session, backend };
         const time = await this.timed(tried, scene, label, noise);
-        if (time >= least) continue;
-        least = time;
-        this.chosen = tried;
+        const slower = time < least ? this.chosen : tried;
+        if (time < least) [least, this.chosen] = [time, tried];
+        await slower?.session.release();
       } catch (error) {
         if (backend === "wasm" && !this.chosen) throw error;
       }
@@ -44,17 +45,17 @@ Puppet.Model = class {
     return least;
   }
 
-  // Begin with a scene: {frame, state} of unpacked arrays.
+  // Begin with a scene: {frame, state} of unpacked arrays. A step that is still running is then without effect.
   begin(scene) {
+    this.video = {};
     this.t = this.description.n_past;
     this.frame = this.tensor(scene.frame);
     this.state = {};
-    for (const name of [...this.description.constants, ...this.description.carry]) {
-      this.state[name] = this.tensor(scene.state[name]);
-    }
+    for (const [name, array] of Object.entries(scene.state)) this.state[name] = this.tensor(array);
   }
 
-  // Predict the next frame from its label and noise (Float32Arrays); returns {frame, masks: {name: values}}.
+  // Predict the next frame from its label and noise (Float32Arrays); returns {frame, masks: {name: values}}, or
+  // null where another video has begun in the meantime.
   async step(label, noise) {
     const { frame_size: size, label: kind, latent_shape, inputs, changing, masks } = this.description;
     const shape = kind.size === null ? [1, ...size, 3] : [1, kind.size];
@@ -65,7 +66,9 @@ Puppet.Model = class {
       label: new this.runtime.Tensor("float32", label, shape),
       noise: new this.runtime.Tensor("float32", noise, [1, ...latent_shape]),
     };
+    const { video } = this;
     const outputs = await this.session.run(Object.fromEntries(inputs.map((name) => [name, all[name]])));
+    if (video !== this.video) return null;
     this.t += 1;
     this.frame = outputs.next_frame;
     for (const name of changing) this.state[name] = outputs[`next_${name}`];
@@ -75,8 +78,8 @@ Puppet.Model = class {
     };
   }
 
-  tensor({ shape, data }) {
-    return new this.runtime.Tensor("float32", data, shape);
+  tensor({ shape, dtype, data }) {
+    return new this.runtime.Tensor(dtype, data, shape);
   }
 };
 
@@ -100,7 +103,8 @@ Puppet.loadRuntime = async (backend) => {
   });
   const { glue, program } = PUPPET_RUNTIME;
   ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmBinary = await Puppet.unzipped(await Puppet.bytes(program));
+  ort.env.wasm.wasmBinary = await Puppet.unzipped(Puppet.bytes(program));
+  globalThis.PUPPET_RUNTIME = null;
   const mjs = URL.createObjectURL(new Blob([glue], { type: "text/javascript" }));
   ort.env.wasm.wasmPaths = { mjs };
   return ort;

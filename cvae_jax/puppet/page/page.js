@@ -2,7 +2,8 @@
 "use strict";
 
 const PERIOD = 40; // milliseconds between frames while a video plays
-const LARGER = 8; // of the shown frame
+const LARGEST = 1024; // pixels of the shown frame's longer side, up to eight times the model's
+const SETTLING = 10; // frames
 const NUDGE = 0.01; // of the frame, by an arrow key; with Shift five times as much
 const SVG = "http://www.w3.org/2000/svg";
 const element = (id) => document.getElementById(id);
@@ -14,31 +15,35 @@ Puppet.Page = class {
     this.kind = description.label.kind;
     this.model = new Puppet.Model(description);
     this.playing = false;
-    this.dirty = true;
+    this.left = 0; // frames to predict; a model that sees previous frames needs several to take a pose
     this.times = [];
+    this.pending = 0; // changes of person or clip that are under way
+    this.queue = Promise.resolve();
     this.draw = 0; // how many samples were asked for
   }
 
   async start() {
     const { description, size } = this;
     if (this.kind === "pose") {
+      element("skeleton").removeAttribute("hidden");
       this.skeleton = new Puppet.Skeleton(description.skeleton, size);
       element("hint").textContent =
-        "Drag a joint, or select it with Tab and move it with the arrow keys (Shift: faster). " +
-        "Play repeats the motion of a clip; the motion of another person is fitted to this one.";
+        "Drag a joint, or select it with Tab and move it with the arrow keys (hold Shift for larger steps). " +
+        "Play loops the motion of a clip. Another person's motion is adapted to the person shown.";
     } else {
       element("joints-label").hidden = true;
       element("hint").textContent = {
-        image: "Play shows the labels of a clip. (They are images, so there are no joints to drag.)",
+        image: "Press Play to predict a video from the labels of a clip. These are images, so there are no joints to drag.",
         vector: "Press Play, then steer with the sliders or the arrow keys.",
-        none: "This model takes no labels: press Play and it continues the video.",
+        none: "Press Play to continue the video. This model takes no labels.",
       }[this.kind];
     }
     for (const id of ["label-figure", "nearest-figure"]) element(id).hidden = !this.hasImages;
     for (const id of ["clip-label", "position-label"]) element(id).hidden = !this.hasImages;
     element("masks-label").hidden = !description.masks.length;
-    element("latent").hidden = !description.latent_shape.some((side) => side > 1);
-    for (const id of ["person", "label", "nearest"]) this.sized(element(id), id === "person" ? LARGER : 1);
+    element("latent").hidden = !description.has_latent;
+    const larger = Math.max(1, Math.min(8, Math.floor(LARGEST / Math.max(...size))));
+    for (const id of ["person", "label", "nearest"]) this.sized(element(id), id === "person" ? larger : 1);
     element("box").style.width = `min(92vw, ${(34 * size[1]) / Math.max(...size)}rem)`;
     for (const name of description.masks) {
       const figure = document.createElement("figure");
@@ -54,18 +59,17 @@ Puppet.Page = class {
     description.scenes.forEach((scene, number) => {
       element("scene").add(new Option(scene.name, number));
       scene.clips.forEach((clip, place) => {
-        const label = scene.clips.length > 1 || clip.name !== scene.name ? clip.name : scene.name;
-        element("clip").add(new Option(label, `${number} ${place}`));
+        element("clip").add(new Option(clip.name, `${number} ${place}`));
       });
     });
     element("scene").parentElement.hidden = description.scenes.length < 2;
     if (this.kind === "vector") this.addSliders();
-    this.listen();
     await this.chooseScene(0);
-    const noise = this.noise.current;
-    await this.model.load(this.scene.unpacked, this.label(), noise);
+    await this.model.load(this.scene.unpacked, this.label(), this.noise.current);
     this.model.begin(this.scene.unpacked);
     await this.step();
+    this.say("Ready.");
+    this.listen();
     document.body.dataset.ready = "true";
     setInterval(() => this.tick(), PERIOD);
   }
@@ -81,10 +85,10 @@ Puppet.Page = class {
   }
 
   listen() {
-    element("scene").onchange = () => this.chooseScene(Number(element("scene").value));
-    element("clip").onchange = () => this.chooseClip();
+    element("scene").onchange = () => this.change(() => this.chooseScene(Number(element("scene").value)));
+    element("clip").onchange = () => this.change(() => this.chooseClip());
     element("play").onclick = () => this.setPlaying(!this.playing);
-    element("reset").onclick = () => this.chooseScene(this.sceneNumber);
+    element("reset").onclick = () => this.change(() => this.chooseScene(this.sceneNumber));
     element("record").onclick = () => (this.recorder ? this.recorder.stop() : this.record());
     element("position").oninput = () => this.show(Number(element("position").value));
     element("temperature").oninput = () => this.changed();
@@ -104,19 +108,26 @@ Puppet.Page = class {
     };
   }
 
+  // Change the person or the clip: one change after the other, and no frame is predicted meanwhile.
+  change(work) {
+    this.pending += 1;
+    this.queue = this.queue
+      .then(work)
+      .catch((error) => this.stopped(error))
+      .finally(() => (this.pending -= 1));
+  }
+
   // Begin anew with a scene's person, at its first label.
   async chooseScene(number) {
     this.sceneNumber = number;
     const scene = this.description.scenes[number];
     if (!scene.unpacked) {
-      scene.unpacked = { frame: await Puppet.unpacked(scene.frame), state: {} };
-      for (const [name, array] of Object.entries(scene.state)) {
-        scene.unpacked.state[name] = await Puppet.unpacked(array);
-      }
       if (scene.train) {
         scene.frames = await Puppet.images(scene.train.frames, this.size);
         scene.labels = await Puppet.images(scene.train.labels, this.size);
       }
+      const state = Object.entries(scene.state).map(([name, array]) => [name, Puppet.unpacked(array)]);
+      scene.unpacked = { frame: Puppet.unpacked(scene.frame), state: Object.fromEntries(state) };
     }
     this.scene = scene;
     element("scene").value = number;
@@ -133,23 +144,21 @@ Puppet.Page = class {
     const clip = source.clips[place];
     if (this.kind === "pose") {
       const joints = this.skeleton.joints.length;
-      const { data } = await Puppet.unpacked(clip.keypoints);
+      const { data } = Puppet.unpacked(clip.keypoints);
       clip.poses = Array.from({ length: clip.length }, (_, t) =>
         data.slice(2 * joints * t, 2 * joints * (t + 1)),
       );
       if (number !== this.sceneNumber) {
         const [from, to] = [source.stance, this.scene.stance];
-        if (!from || !to) {
-          this.say("This motion cannot be fitted: nose, hips and ankles are not known throughout.");
+        if (!from || !to || !clip.transferable) {
+          this.say(`${clip.name} cannot be transferred: nose, hips and ankles are not known in every frame.`);
           element("clip").value = `${this.sceneNumber} 0`;
           return this.chooseClip();
         }
         clip.poses = clip.poses.map((pose) => this.skeleton.retarget(pose, from, to));
       }
     } else if (this.kind === "image") {
-      clip.images = await Puppet.images(clip.labels, this.size);
-    } else if (this.kind === "vector") {
-      clip.vectors = await Puppet.unpacked(clip.labels);
+      clip.images ??= await Puppet.images(clip.labels, this.size);
     }
     this.clip = clip;
     element("position").max = clip.length - 1;
@@ -170,7 +179,8 @@ Puppet.Page = class {
 
   changed() {
     element("temperature-value").textContent = element("temperature").value;
-    this.dirty = true;
+    const settles = this.description.sees_previous && this.hasImages && !this.playing;
+    this.left = settles ? SETTLING : 1;
   }
 
   renewNoise() {
@@ -182,8 +192,9 @@ Puppet.Page = class {
 
   setPlaying(playing) {
     this.playing = playing;
+    this.left = 0;
     element("play").textContent = playing ? "Pause" : "Play";
-    element("play").setAttribute("aria-pressed", String(playing));
+    if (!playing && this.skeleton) this.placeJoints();
   }
 
   // The label of the next frame, as the model takes it.
@@ -199,29 +210,29 @@ Puppet.Page = class {
   }
 
   async tick() {
-    if (this.busy || document.hidden) return;
+    if (this.busy || this.pending || document.hidden) return;
     if (this.playing) {
       if (this.hasImages) this.show((this.position + 1) % this.clip.length);
       this.noise.advance();
-      this.dirty = true;
-    } else if (this.description.sees_previous && this.held) {
-      this.dirty = true; // the frame goes on changing towards the pose
+      this.changed();
     }
-    if (this.dirty) await this.step();
+    if (this.left) await this.step();
   }
 
   // Predict a frame and show it.
   async step() {
     this.busy = true;
-    this.dirty = false;
+    this.left -= 1;
     try {
       const temperature = Number(element("temperature").value);
       const label = this.label();
       const begun = performance.now();
-      const { frame, masks } = await this.model.step(
+      const found = await this.model.step(
         label,
         this.noise.current.map((value) => temperature * value),
       );
+      if (!found) return;
+      const { frame, masks } = found;
       this.times = [...this.times.slice(-19), performance.now() - begun];
       Puppet.paint(element("person"), frame, this.size);
       if (this.hasImages) this.compare(label);
@@ -232,11 +243,9 @@ Puppet.Page = class {
       }
       const mean = this.times.reduce((sum, time) => sum + time, 0) / this.times.length;
       const device = this.model.backend === "webgpu" ? "the GPU (WebGPU)" : "the CPU (WebAssembly)";
-      this.say(`${mean.toFixed(mean < 10 ? 1 : 0)} ms for each frame on ${device}`);
+      element("speed").textContent = `${mean.toFixed(mean < 10 ? 1 : 0)} ms per frame on ${device}`;
     } catch (error) {
-      this.setPlaying(false);
-      this.say(`The model stopped (${error.message}); reload the page.`);
-      throw error;
+      this.stopped(error);
     } finally {
       this.busy = false;
     }
@@ -251,7 +260,13 @@ Puppet.Page = class {
     const found = Float32Array.from(frames.pixels.subarray(number * size, (number + 1) * size), (v) => v / 255);
     Puppet.paint(element("nearest"), found, this.size);
     const of = train.count < train.of ? `${train.count} of ${train.of}` : `${train.count}`;
-    element("nearest-caption").textContent = `nearest of ${of} training frames, by label`;
+    element("nearest-caption").textContent = `training frame with the nearest label (${of} searched)`;
+  }
+
+  stopped(error) {
+    this.setPlaying(false);
+    this.say(`Something went wrong (${error.message}). Please reload the page.`);
+    console.error(error);
   }
 
   say(sentence) {
@@ -265,7 +280,7 @@ Puppet.Page = class {
     const svg = element("skeleton");
     const [height, width] = size;
     const unit = Math.max(height, width) / 64;
-    if (!this.circles) {
+    if (!this.handles) {
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       this.lines = skeleton.limbs.flatMap(({ joints, color }) =>
         joints.slice(1).map((end, before) => {
@@ -276,27 +291,34 @@ Puppet.Page = class {
           return { line, ends: [joints[before], end] };
         }),
       );
-      this.circles = skeleton.joints.map((name, joint) => {
-        const circle = document.createElementNS(SVG, "circle");
-        circle.setAttribute("r", 0.7 * unit);
-        circle.setAttribute("stroke-width", 0.15 * unit);
-        circle.setAttribute("tabindex", "0");
-        circle.setAttribute("role", "button");
-        circle.dataset.joint = name;
-        this.listenToJoint(circle, joint);
-        svg.append(circle);
-        return circle;
+      this.handles = skeleton.joints.map((name, joint) => {
+        const handle = document.createElementNS(SVG, "g");
+        for (const [role, radius] of [["reach", 2.4], ["mark", 0.7]]) {
+          const circle = document.createElementNS(SVG, "circle");
+          circle.setAttribute("class", role);
+          circle.setAttribute("r", radius * unit);
+          circle.setAttribute("stroke-width", 0.15 * unit);
+          handle.append(circle);
+        }
+        handle.setAttribute("tabindex", "0");
+        handle.setAttribute("role", "button");
+        handle.setAttribute("aria-roledescription", "joint");
+        handle.dataset.joint = name;
+        this.listenToJoint(handle, joint);
+        svg.append(handle);
+        return handle;
       });
     }
-    this.circles.forEach((circle, joint) => {
+    this.handles.forEach((handle, joint) => {
       const known = skeleton.known(pose, joint);
-      circle.style.display = known ? "" : "none";
+      handle.style.display = known ? "" : "none";
       if (!known) return;
       const [x, y] = [pose[2 * joint], pose[2 * joint + 1]];
-      circle.setAttribute("cx", x * width);
-      circle.setAttribute("cy", y * height);
+      Object.assign(handle.dataset, { x, y });
+      handle.setAttribute("transform", `translate(${x * width} ${y * height})`);
+      if (this.playing) return;
       const where = `${Math.round(100 * x)} % from the left, ${Math.round(100 * y)} % from the top`;
-      circle.setAttribute("aria-label", `${skeleton.joints[joint].replaceAll("_", " ")}: ${where}`);
+      handle.setAttribute("aria-label", `${skeleton.joints[joint].replaceAll("_", " ")}: ${where}`);
     });
     for (const { line, ends } of this.lines) {
       const known = ends.every((joint) => skeleton.known(pose, joint));
@@ -309,21 +331,17 @@ Puppet.Page = class {
     }
   }
 
-  listenToJoint(circle, joint) {
-    const release = () => {
-      circle.classList.remove("held");
-      this.held = false;
-    };
-    circle.onpointerdown = (event) => {
-      circle.setPointerCapture(event.pointerId);
-      circle.classList.add("held");
-      circle.focus();
-      this.held = true;
+  listenToJoint(handle, joint) {
+    const release = () => handle.classList.remove("held");
+    handle.onpointerdown = (event) => {
+      handle.setPointerCapture(event.pointerId);
+      handle.classList.add("held");
+      handle.focus();
       this.setPlaying(false);
       event.preventDefault();
     };
-    circle.onpointermove = (event) => {
-      if (!circle.hasPointerCapture(event.pointerId)) return;
+    handle.onpointermove = (event) => {
+      if (!handle.hasPointerCapture(event.pointerId)) return;
       const box = element("box").getBoundingClientRect();
       const within = (value) => Math.min(Math.max(value, 0), 1);
       this.moveJoint(
@@ -332,9 +350,9 @@ Puppet.Page = class {
         within((event.clientY - box.top) / box.height),
       );
     };
-    circle.onpointerup = release;
-    circle.onpointercancel = release;
-    circle.onkeydown = (event) => {
+    handle.onpointerup = release;
+    handle.onpointercancel = release;
+    handle.onkeydown = (event) => {
       const by = Puppet.arrows[event.key];
       if (!by) return;
       event.preventDefault();
@@ -354,17 +372,17 @@ Puppet.Page = class {
 
   addSliders() {
     this.pressed = new Set();
-    this.sliders = Array.from({ length: this.description.label.size }, (_, entry) => {
+    this.sliders = this.description.label.ranges.map(([min, max], entry) => {
       const label = document.createElement("label");
       label.textContent = `Action ${entry + 1} `;
-      const slider = Object.assign(document.createElement("input"), { type: "range", step: "any" });
+      const slider = document.createElement("input");
+      Object.assign(slider, { type: "range", step: "any", min, max, value: 0, autocomplete: "off" });
       slider.oninput = () => this.changed();
       label.append(slider);
       element("vector").append(label);
       return slider;
     });
     element("vector").hidden = false;
-    this.setRanges();
     const steers = (event) => Puppet.arrows[event.key] && !event.target.closest("input, select");
     document.addEventListener("keydown", (event) => {
       if (!steers(event)) return;
@@ -372,24 +390,7 @@ Puppet.Page = class {
       this.pressed.add(event.key);
     });
     document.addEventListener("keyup", (event) => this.pressed.delete(event.key));
-  }
-
-  async setRanges() {
-    const values = this.sliders.map(() => [0, 0]);
-    for (const scene of this.description.scenes) {
-      for (const clip of scene.clips) {
-        const { data } = await Puppet.unpacked(clip.labels);
-        data.forEach((value, place) => {
-          const range = values[place % values.length];
-          range[0] = Math.min(range[0], value);
-          range[1] = Math.max(range[1], value);
-        });
-      }
-    }
-    this.sliders.forEach((slider, entry) => {
-      [slider.min, slider.max] = values[entry];
-      slider.value = 0;
-    });
+    window.addEventListener("blur", () => this.pressed.clear());
   }
 
   // The sliders' values; a pressed arrow key is the end of the range of the first or second entry.
@@ -412,21 +413,22 @@ Puppet.Page = class {
     if (!type) return this.say("This browser cannot record a canvas.");
     const recorder = new MediaRecorder(element("person").captureStream(25), { mimeType: type });
     const parts = [];
+    recorder.onerror = ({ error }) => this.say(`The recording failed (${error.message}).`);
     recorder.ondataavailable = ({ data }) => parts.push(data);
     recorder.onstop = () => {
+      recorder.stream.getTracks().forEach((track) => track.stop());
+      URL.revokeObjectURL(element("video").src);
       const url = URL.createObjectURL(new Blob(parts, { type }));
       element("video").src = url;
       element("download").href = url;
       element("download").download = `puppet.${type.startsWith("video/mp4") ? "mp4" : "webm"}`;
       element("recording").hidden = false;
       element("record").textContent = "Record";
-      element("record").setAttribute("aria-pressed", "false");
       this.recorder = null;
     };
     recorder.start();
     this.recorder = recorder;
     element("record").textContent = "Stop recording";
-    element("record").setAttribute("aria-pressed", "true");
   }
 };
 
@@ -434,6 +436,6 @@ Puppet.arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arro
 
 Puppet.page = new Puppet.Page(PUPPET);
 Puppet.page.start().catch((error) => {
-  Puppet.page.say(`The page could not start (${error.message}); a current Chrome, Edge, Firefox or Safari runs it.`);
+  Puppet.page.say(`The page could not start (${error.message}). Try a current Chrome, Edge, Firefox or Safari.`);
   throw error;
 });

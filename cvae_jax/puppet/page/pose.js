@@ -7,7 +7,7 @@ Puppet.Skeleton = class {
     Object.assign(this, description);
     this.size = [height, width];
     this.canvas = document.createElement("canvas");
-    this.scale = 8;
+    this.scale = Math.max(2, Math.min(8, Math.floor(1024 / Math.max(height, width))));
     [this.canvas.width, this.canvas.height] = [width * this.scale, height * this.scale];
     this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     // The joint that each joint hangs on, as limbs list them; hips and shoulders hang on nothing.
